@@ -1,0 +1,129 @@
+"""The command line that all scripts share: `--config=FILE[:PRESET] [--config.x.y=value ...]`.
+
+Every mistake ends in one line on stderr and exit status 2; a bug keeps its traceback.
+"""
+
+import difflib
+import importlib.util
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from jaxvae.config import Preset, flatten
+from jaxvae.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<system>.py[:PRESET]")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags, calls `main` and turns a user's mistakes into one line and status 2."""
+
+    def guarded(argv):
+        # jax and orbax tell absl's log of their every step; warnings and errors stay.
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                raise UserError(f"argument {argv[1]!r} is not understood: options begin with --")
+            main()
+        except UserError as error:
+            fail(str(error))
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def config() -> ConfigDict:
+    """The configuration that the flags name, with its overrides.
+
+    Raises:
+      UserError: if --config was not given.
+    """
+    if _CONFIG.value is None:
+        raise UserError("--config is missing: give --config=configs/<system>.py[:PRESET]")
+    return _CONFIG.value
+
+
+def config_path() -> Path:
+    """The file behind --config, without its preset."""
+    return Path(flags.FLAGS["config"].config_filename.split(":")[0])
+
+
+def default_workdir(config: ConfigDict) -> Path:
+    """runs/<config file>-<preset>, so that the same command finds its run again."""
+    return Path("runs") / f"{config_path().stem}-{config.preset}"
+
+
+def presets(path: Path) -> dict[str, Preset]:
+    """The presets of a configuration file."""
+    return load_module(path).PRESETS
+
+
+def load_module(path: Path):
+    """A configuration file as a module.
+
+    Raises:
+      UserError: if there is no such file; the message names those beside it.
+    """
+    if not path.is_file():
+        beside = sorted(str(p) for p in path.parent.glob("*.py")) or sorted(map(str, Path("configs").glob("*.py")))
+        hint = f"there are {', '.join(beside)}" if beside else "give the path of a configuration file"
+        raise UserError(f"--config file {path} does not exist: {hint}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command_line() -> str:
+    """The command of this process, quoted for a shell."""
+    return shlex.join(["python", *sys.argv])
+
+
+def fail(message: str) -> None:
+    """Ends the process as a user's mistake."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        _check_config(argv)
+        return flags.FLAGS(argv)
+    except UserError as error:
+        fail(str(error))
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
+        hint = f": did you mean --{near[0]}?" if near else ""
+        fail(f"option --{error.flagname} is unknown{hint}")
+    except flags.Error as error:
+        fail([line.strip() for line in str(error).splitlines() if line.strip()][-1])
+
+
+def _check_config(argv: list[str]) -> None:
+    """Finds a wrong file, preset or key before absl does, whose messages are tracebacks of 30 lines."""
+    name = None
+    for i, word in enumerate(argv):
+        if word in ("--config", "-config"):
+            name = argv[i + 1] if i + 1 < len(argv) else ""
+        elif word.startswith(("--config=", "-config=")):
+            name = word.split("=", 1)[1]
+    if not name:
+        return
+    path, _, preset = name.partition(":")
+    module = load_module(Path(path))
+    config = module.get_config(preset) if preset else module.get_config()
+    keys = flatten(config)
+    for word in argv:
+        if not word.startswith("--config."):
+            continue
+        key = word.removeprefix("--config.").split("=", 1)[0]
+        if key in keys or any(known.startswith(key + ".") for known in keys):
+            continue
+        near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+        last = key.rsplit(".", 1)[-1]
+        near = [known for known in keys if known.rsplit(".", 1)[-1] == last] or near
+        hint = f"did you mean --config.{near[0]}?" if near else f"keys are {', '.join(keys)}"
+        raise UserError(f"--config.{key} is not a key of {path}: {hint}")

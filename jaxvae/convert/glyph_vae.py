@@ -1,0 +1,99 @@
+"""Names of the glyph VAE's weights in the original's checkpoints (specification of the glyph VAE, section 3.7).
+
+`enc` and `dec` are the two state dictionaries of a checkpoint; here they are prefixes of one set of names.
+"""
+
+from jaxvae.convert.names import ATTENTION, EMBEDDING, LINEAR, NORM, Table, conv_as_dense, within
+
+PIXEL_ENCODER: Table = [
+    ("stem.0", "stem", conv_as_dense(1)),
+    ("proj", "patch", conv_as_dense(32)),
+    ("ln", "norm", NORM),
+]
+
+POSTERIOR_HEAD: Table = [
+    ("mlp.0", "norm", NORM),
+    ("mlp.1", "hidden", LINEAR),
+    ("mlp.4", "out", LINEAR),
+]
+
+
+def vector_encoder(layers: int) -> Table:
+    table = [
+        ("emb_cmd", "command", EMBEDDING),
+        ("proj_cmd", "command_proj", LINEAR),
+        ("mlp_arg.0", "coord_in", LINEAR),
+        ("mlp_arg.2", "coord_out", LINEAR),
+        ("proj_arg", "coord_proj", LINEAR),
+        ("proj_pos_abs", "position_proj", LINEAR),
+        ("proj_pos_rel", "position_proj_2", LINEAR),
+        ("emb_cid", "contour", EMBEDDING),
+        ("proj_cid", "contour_proj", LINEAR),
+        ("proj_topo", "topology_proj", LINEAR),
+        ("ln_in", "norm_in", NORM),
+    ]
+    for i in range(layers):
+        table += [
+            (f"encoder.{2 * i}.ln", f"block_{i}_attention_norm", NORM),
+            (f"encoder.{2 * i}.mha", f"block_{i}_attention", ATTENTION),
+            (f"encoder.{2 * i + 1}.ln", f"block_{i}_mlp_norm", NORM),
+            (f"encoder.{2 * i + 1}.ff.0", f"block_{i}_mlp/up", LINEAR),
+            (f"encoder.{2 * i + 1}.ff.3", f"block_{i}_mlp/down", LINEAR),
+        ]
+    return table
+
+
+def cross_attention(layers: int) -> Table:
+    table = []
+    for i in range(layers):
+        table += [
+            (f"layers.{i}.attn_block.fn.norm", f"layer_{i}_attention_norm", NORM),
+            (f"layers.{i}.mha", f"layer_{i}_attention", ATTENTION),
+            (f"layers.{i}.ffn_block.fn.norm", f"layer_{i}_mlp_norm", NORM),
+            (f"layers.{i}.ffn_block.fn.fn.net.0", f"layer_{i}_mlp/up", LINEAR),
+            (f"layers.{i}.ffn_block.fn.fn.net.3", f"layer_{i}_mlp/down", LINEAR),
+        ]
+    return table
+
+
+def encoder(vec_layers: int, enc_xlayers: int) -> Table:
+    return [
+        *within("vec.", "vector/", vector_encoder(vec_layers)),
+        *within("pix.", "pixel/", PIXEL_ENCODER),
+        *within("xattn.", "cross/", cross_attention(enc_xlayers)),
+        *within("head.", "head/", POSTERIOR_HEAD),
+    ]
+
+
+def decoder(layers: int, image: bool) -> Table:
+    table = [
+        ("pos_emb", "position", EMBEDDING),
+        ("valid_emb", "valid", EMBEDDING),
+        ("pos_proj", "position_proj", LINEAR),
+        ("valid_proj", "valid_proj", LINEAR),
+        ("z_proj", "z_proj", LINEAR),
+        *(within("pix.", "pixel/", PIXEL_ENCODER) if image else []),
+        ("head_cmd", "command_head", LINEAR),
+        ("head_arg.0", "coord_norm", NORM),
+        ("head_arg.1", "coord_hidden", LINEAR),
+        ("head_arg.3", "coord_head", LINEAR),
+    ]
+    # The original numbers sublayers, so without the image there are two instead of three per layer.
+    sublayers = ("self", "cross", "mlp") if image else ("self", "mlp")
+    for i in range(layers):
+        for j, sublayer in enumerate(sublayers):
+            there, here = f"blocks.{i * len(sublayers) + j}", f"block_{i}_{sublayer}"
+            table.append((f"{there}.ln", f"{here}_norm", NORM))
+            if sublayer == "mlp":
+                table += [(f"{there}.ff.0", f"{here}/up", LINEAR), (f"{there}.ff.3", f"{here}/down", LINEAR)]
+            else:
+                table.append((f"{there}.mha", here, ATTENTION))
+    return table
+
+
+def glyph_vae(vec_layers: int, enc_xlayers: int, dec_layers: int, decoder_image: bool = True) -> Table:
+    """The whole model; names begin with `enc.` and `dec.`."""
+    return [
+        *within("enc.", "encoder/", encoder(vec_layers, enc_xlayers)),
+        *within("dec.", "decoder/", decoder(dec_layers, decoder_image)),
+    ]

@@ -1,0 +1,41 @@
+"""Glyph outlines: read from fonts or the original's file, split, cut into prefixes, drawn as distances."""
+
+from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
+from jaxvae.data.glyphs.npz import read_npz
+from jaxvae.data.glyphs.sdf import inside_mask, signed_distance, stage_sdf
+from jaxvae.data.glyphs.skipped import Skipped
+from jaxvae.data.glyphs.source import GlyphSource, load_glyphs
+from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_indices
+from jaxvae.data.glyphs.stages import (
+    STAGE_PROBABILITIES,
+    STAGE_RATIOS,
+    cut_prefix,
+    draw_stage,
+    prefix_lengths,
+)
+from jaxvae.data.glyphs.tokens import Contour, Glyph, outline_digest, tokens_from_contours
+
+__all__ = [
+    "STAGE_PROBABILITIES",
+    "STAGE_RATIOS",
+    "Contour",
+    "Glyph",
+    "GlyphSource",
+    "Skipped",
+    "cut_prefix",
+    "draw_stage",
+    "embedded_fonts",
+    "find_fonts",
+    "glyph_groups",
+    "inside_mask",
+    "load_glyphs",
+    "outline_digest",
+    "prefix_lengths",
+    "read_fonts",
+    "read_npz",
+    "signed_distance",
+    "split_by_group",
+    "split_indices",
+    "stage_sdf",
+    "tokens_from_contours",
+]

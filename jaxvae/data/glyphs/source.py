@@ -1,0 +1,224 @@
+"""Glyphs as a source of training examples: prefixes of outlines and their signed distance images."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
+from jaxvae.data.glyphs.npz import read_npz
+from jaxvae.data.glyphs.sdf import stage_sdf
+from jaxvae.data.glyphs.skipped import Skipped
+from jaxvae.data.glyphs.stages import (
+    STAGE_PROBABILITIES,
+    STAGE_RATIOS,
+    PrefixEnd,
+    check_stages,
+    cut_prefix,
+    draw_stage,
+    prefix_lengths,
+)
+from jaxvae.data.glyphs.tokens import Glyph, reason_to_skip
+from jaxvae.errors import UserError
+from jaxvae.outlines import NUM_COMMANDS, PAD
+
+# Capacities are multiples of this, so that they suit the tiles of a matrix unit.
+CAPACITY_STEP = 8
+# What fills the slots behind an example; every other array is filled with 0 or False.
+PADDING = {"commands": PAD, "contour_ids": -1}
+PER_TOKEN = ("commands", "coords", "token_mask", "contour_ids", "topology")
+
+
+def load_glyphs(path: str, charset: str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
+    """The usable glyphs that `path` means, and what was left out.
+
+    Args:
+      path: '' for the fonts that come with matplotlib, a `.npz` of the original system, or fonts and folders
+        of fonts (`find_fonts`).
+      charset: which characters of fonts to take (`parse_charset`); a `.npz` is taken whole.
+      max_tokens: longest outline, END included.
+
+    Raises:
+      UserError: if there is no such file, it cannot be read, or no glyph is left.
+    """
+    if path.lower().endswith(".npz"):
+        glyphs, skipped = _load_npz(path, max_tokens)
+    else:
+        glyphs, skipped = read_fonts(find_fonts(path) if path else embedded_fonts(), charset, max_tokens)
+    if not glyphs:
+        why = "; ".join(skipped.summary()) or f"no character of charset {charset!r}"
+        raise UserError(f"no usable glyph in {path or 'the embedded fonts'}: {why}")
+    return glyphs, skipped
+
+
+def _load_npz(path: str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
+    glyphs, skipped = [], Skipped()
+    for glyph in read_npz(path):
+        if reason := reason_to_skip(glyph, max_tokens):
+            skipped.add(reason, glyph.label)
+        else:
+            glyphs.append(glyph)
+    return glyphs, skipped
+
+
+class GlyphSource:
+    """Prefixes of glyphs, drawn anew every epoch or held at fixed stages; see `jaxvae.data.source.Source`.
+
+    A draw is the index of a stage. Examples have one size, the number of tokens.
+
+    Args:
+      glyphs: at least one.
+      max_tokens: bound of the largest capacity; no glyph may be longer.
+      image_size: side of the signed distance image, px.
+      sdf_clip_px: distance at which the image saturates, px.
+      rsm: False keeps glyphs whole.
+      end: how a prefix ends (`cut_prefix`).
+      stages: 'drawn' draws one of `stage_ratios` per glyph and epoch with `stage_probabilities`; 'fixed'
+        holds every glyph at each of `eval_stages`, glyph by glyph.
+      num_buckets: at most this many capacities, at equally spaced quantiles of the lengths that are drawn.
+
+    Raises:
+      UserError: if prefixes are asked for and a glyph has no contour ids.
+      ValueError: if stages and probabilities do not go together, or a glyph is too long.
+    """
+
+    def __init__(
+        self,
+        glyphs: Sequence[Glyph],
+        *,
+        max_tokens: int,
+        image_size: int = 128,
+        sdf_clip_px: float = 8.0,
+        rsm: bool = True,
+        end: PrefixEnd = "append",
+        stages: Literal["drawn", "fixed"] = "drawn",
+        stage_ratios: Sequence[float] = STAGE_RATIOS,
+        stage_probabilities: Sequence[float] = STAGE_PROBABILITIES,
+        eval_stages: Sequence[float] = (1.0,),
+        num_buckets: int = 4,
+    ):
+        check_stages(stage_ratios, stage_probabilities)
+        longest = max(map(len, glyphs))
+        if longest > max_tokens:
+            raise ValueError(f"a glyph has {longest} tokens, more than max_tokens = {max_tokens}")
+        self.glyphs, self.image_size, self.sdf_clip_px, self.rsm, self.end = (
+            glyphs,
+            image_size,
+            sdf_clip_px,
+            rsm,
+            end,
+        )
+        self._fixed = stages == "fixed"
+        self._ratios = tuple(eval_stages if self._fixed else stage_ratios)
+        self._probabilities = stage_probabilities
+        if not all(0 < ratio <= 1 for ratio in self._ratios):
+            raise ValueError(f"stages {self._ratios} must be above 0 and at most 1")
+        if not rsm:
+            self._ratios, self._probabilities = (1.0,), (1.0,)
+        self._copies = len(self._ratios) if self._fixed else 1
+        self._lengths = self._prefix_lengths()
+        self.capacities = self._choose_capacities(num_buckets, min(_round_up(longest), max_tokens))
+
+    def __len__(self) -> int:
+        return len(self.glyphs) * self._copies
+
+    def draw(self, seed: int, epoch: int) -> Int[np.ndarray, " n"]:
+        """The stage of every example in an epoch; the same for the same arguments."""
+        if self._fixed:
+            return np.tile(np.arange(self._copies), len(self.glyphs))
+        return draw_stage(np.random.default_rng([seed, epoch]).random(len(self)), self._probabilities)
+
+    def sizes(self, draws: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n 1"]:
+        """Tokens of every example under its draw."""
+        return self._lengths[np.arange(len(self)) // self._copies, draws][:, None]
+
+    def load(self, index: int, draw: int) -> dict[str, np.ndarray]:
+        """One example of l tokens, without padding.
+
+        Returns: commands, contour_ids int32 [l], coords float32 [l, 4], token_mask bool [l], topology uint8
+          [l], sdf float32 [image_size, image_size] of these tokens, and em, normalised units per em, float32
+          [].
+        """
+        example = self._tokens(index, draw)
+        tokens = example["commands"], example["coords"], example["token_mask"]
+        example["sdf"] = stage_sdf(*tokens, self.image_size, self.sdf_clip_px)
+        example["em"] = np.float32(self._glyph(index).em)
+        return example
+
+    def collate(
+        self, examples: Sequence[dict[str, np.ndarray]], capacity: tuple[int, ...]
+    ) -> dict[str, np.ndarray]:
+        """Examples padded to `capacity` = (tokens,) and stacked along a new first axis."""
+        (tokens,) = capacity
+        batch = {name: np.stack([example[name] for example in examples]) for name in ("sdf", "em")}
+        for name in PER_TOKEN:
+            first = examples[0][name]
+            shape = (len(examples), tokens, *first.shape[1:])
+            batch[name] = np.full(shape, PADDING.get(name, 0), first.dtype)
+            for row, example in zip(batch[name], examples, strict=True):
+                row[: len(example[name])] = example[name]
+        return batch
+
+    def command_counts(self) -> Int[np.ndarray, " commands"]:
+        """How often each command is valid in epoch 0 of seed 0, whatever the seed of a run."""
+        counts = np.zeros(NUM_COMMANDS, np.int64)
+        for index, draw in enumerate(self.draw(seed=0, epoch=0)):
+            tokens = self._tokens(index, draw)
+            counts += np.bincount(tokens["commands"][tokens["token_mask"]], minlength=NUM_COMMANDS)
+        return counts
+
+    def name(self, index: int) -> str:
+        """'font/glyph U+XXXX' of an example."""
+        return self._glyph(index).label
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all glyphs, their arrays and names, in hexadecimal."""
+        digest = hashlib.blake2b(digest_size=16)
+        for glyph in self.glyphs:
+            digest.update(f"{glyph.label}\n{len(glyph)}\n{glyph.em!r}\n".encode())
+            for array in (glyph.commands, glyph.coords, glyph.contour_ids, glyph.topology, glyph.norm):
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    def _glyph(self, index: int) -> Glyph:
+        return self.glyphs[index // self._copies]
+
+    def _tokens(self, index: int, draw: int) -> dict[str, np.ndarray]:
+        """The prefix, cut behind its last valid token."""
+        glyph, length = self._glyph(index), self._lengths[index // self._copies, draw]
+        arrays = glyph.commands, glyph.coords, np.ones(len(glyph), bool), glyph.contour_ids, glyph.topology
+        if self.rsm:
+            arrays = cut_prefix(*arrays, ratio=self._ratios[draw], end=self.end)[: len(PER_TOKEN)]
+        return {name: array[:length] for name, array in zip(PER_TOKEN, arrays, strict=True)}
+
+    def _prefix_lengths(self) -> Int[np.ndarray, "glyphs stages"]:
+        if not self.rsm:
+            return np.array([[len(glyph)] for glyph in self.glyphs])
+        for glyph in self.glyphs:
+            if glyph.contour_ids.max() < 0:
+                raise UserError(
+                    f"{glyph.label} has no contour ids, so no prefixes can be cut: switch off data.rsm"
+                )
+        return np.array(
+            [prefix_lengths(g.commands, g.contour_ids, self._ratios, self.end) for g in self.glyphs]
+        )
+
+    def _choose_capacities(self, num_buckets: int, largest: int) -> tuple[tuple[int, ...], ...]:
+        """Quantiles 1/n, 2/n, ... of the lengths of an average epoch, rounded up; `largest` is the last."""
+        weights = np.ones(len(self._ratios)) if self._fixed else self._probabilities
+        lengths = self._lengths.ravel()
+        shares = np.arange(1, num_buckets) / num_buckets
+        quantiles = np.quantile(
+            lengths, shares, weights=np.tile(weights, len(self.glyphs)), method="inverted_cdf"
+        )
+        return tuple(
+            (tokens,) for tokens in sorted({*(min(_round_up(int(q)), largest) for q in quantiles), largest})
+        )
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens // CAPACITY_STEP) * CAPACITY_STEP

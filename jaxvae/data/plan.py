@@ -1,0 +1,71 @@
+"""The plan: which examples make up the batch at a step, as a pure function of (seed, step).
+
+There is no iterator whose state would have to be saved: a run that resumes at step s asks for the batch at step
+s, and several hosts ask the same plan for their own rows.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxvae.data.source import Capacity, Source
+
+
+class PlannedBatch(NamedTuple):
+    """Examples of one batch; fewer than the batch size only in the last batch of a bucketed epoch."""
+
+    capacity: Capacity
+    indices: np.ndarray
+    draws: np.ndarray
+
+
+class Plan:
+    """Every example once per epoch, in batches of similar size.
+
+    The examples of an epoch are shuffled, ordered by the smallest capacity that holds them and cut into batches;
+    the batches are shuffled again. A batch takes the capacity of its largest example, so at most one batch per
+    capacity is wider than some of its examples need. The number of batches in an epoch is always
+    ceil(examples / batch_size).
+
+    Args:
+      source: the data.
+      batch_size: examples per batch.
+      seed: of order and draws.
+      shuffle: False keeps batches from small to large (evaluation).
+    """
+
+    def __init__(self, source: Source, batch_size: int, seed: int, shuffle: bool = True):
+        self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
+        self.steps_per_epoch = -(-len(source) // batch_size)
+        # Two epochs: a prefetching loader looks across the boundary.
+        self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
+
+    def batch(self, step: int) -> PlannedBatch:
+        """The batch of update `step` (the first is 0)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self._epoch(epoch)[position]
+
+    def _plan_epoch(self, epoch: int) -> list[PlannedBatch]:
+        draws = self.source.draw(self.seed, epoch)
+        bucket = _smallest_capacity(self.source.sizes(draws), self.source.capacities)
+        rng = np.random.default_rng([self.seed, epoch, 1])
+        order = rng.permutation(len(self.source)) if self.shuffle else np.arange(len(self.source))
+        order = order[np.argsort(bucket[order], kind="stable")]
+        batches = []
+        for start in range(0, len(order), self.batch_size):
+            indices = order[start : start + self.batch_size]
+            capacity = tuple(self.source.capacities[bucket[indices].max()])
+            batches.append(PlannedBatch(capacity, indices, draws[indices]))
+        if self.shuffle:
+            batches = [batches[i] for i in rng.permutation(len(batches))]
+        return batches
+
+
+def _smallest_capacity(sizes: np.ndarray, capacities) -> np.ndarray:
+    """Index of the first capacity that holds each example [n]."""
+    fits = (sizes[:, None, :] <= np.asarray(capacities)[None]).all(-1)
+    if not fits[:, -1].all():
+        worst = int(np.argmin(fits[:, -1]))
+        raise ValueError(f"example {worst} of size {tuple(sizes[worst])} exceeds capacity {tuple(capacities[-1])}")
+    return fits.argmax(1)

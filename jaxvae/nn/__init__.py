@@ -1,0 +1,1 @@
+"""Parts that several models share: attention, norms, positions, the Gaussian posterior."""

@@ -1,0 +1,32 @@
+"""The affine layer of the library."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.typing import Initializer
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxvae.nn.init import torch_uniform
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias` with torch's default initialisation, which for the bias depends on the width of `x`.
+
+    Parameters (float32): `kernel` [in, features], `bias` [features]. The product is computed in `dtype`.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+    kernel_init: Initializer = torch_uniform()
+    bias_init: Initializer | None = None  # None: U(+-1/sqrt(in))
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch width"], columns: slice = slice(None)
+    ) -> Float[Array, "*batch columns"]:
+        """Returns the output features `columns` (all by default); the parameters do not depend on the choice."""
+        width = x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (width, self.features))
+        bias = self.param("bias", self.bias_init or torch_uniform(width), (self.features,))
+        kernel, bias = kernel[:, columns].astype(self.dtype), bias[columns].astype(self.dtype)
+        return x.astype(self.dtype) @ kernel + bias

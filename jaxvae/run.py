@@ -1,0 +1,163 @@
+"""The run folder: everything that explains a run, read and written here and nowhere else.
+
+    config.json     the full configuration          metrics.jsonl  one row per logged step, `step` first
+    command.txt     a line that recreates the run   samples/       pictures by step
+    data.json       every split, by name            checkpoints/   written by jaxvae.train.checkpoint
+    versions.json   packages                        report.md      numbers, curves and pictures, at the end
+    host.json       machine and devices             curves.png     every metric against the step
+
+plus TensorBoard events. Rows hold plain numbers under names such as `train/loss` and `val/iou`; a value that is
+not finite is written as null (JSON has no NaN).
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxvae.config import difference, to_plain
+from jaxvae.errors import UserError
+
+# Keys that may change between two starts of one run: they alter how long, how often and on what a run works,
+# never which numbers it computes.
+MAY_CHANGE = (
+    "train.total_steps",
+    "train.epochs",
+    "train.log_every",
+    "train.eval_every",
+    "train.sample_every",
+    "train.save_every",
+    "train.keep",
+    "train.eval_weights",
+    "parallel.",
+    "data.workers",
+)
+
+PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+
+
+class Run:
+    """A run folder. Constructing it touches nothing; `check` looks, `create` writes."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.config_path = self.folder / "config.json"
+        self.metrics_path = self.folder / "metrics.jsonl"
+
+    def check(self, config) -> dict[str, tuple[Any, Any]]:
+        """Whether a training with `config` may start, or continue, here.
+
+        Returns:
+          The keys that changed since the last start: {key: (old, new)}, empty for a new run.
+
+        Raises:
+          UserError: if the folder holds a run with another configuration (beyond `MAY_CHANGE`), or holds
+            something that is not a run.
+        """
+        if self.config_path.exists():
+            changed = difference(read_json(self.config_path), to_plain(config))
+            refused = {k: v for k, v in changed.items() if not k.startswith(MAY_CHANGE)}
+            if refused:
+                listing = ", ".join(f"{k}: {old!r} there, {new!r} here" for k, (old, new) in refused.items())
+                raise UserError(
+                    f"{self.folder} holds a run with another config ({listing}): choose another --workdir, "
+                    "or give that run's values to continue it"
+                )
+            return changed
+        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise UserError(f"--workdir {self.folder} exists and holds no run: choose another folder")
+        return {}
+
+    def create(self, config, command: str, sources: Mapping[str, Any], notes: list[str]) -> None:
+        """Writes what is known before the first step.
+
+        Raises:
+          UserError: if the folder cannot be written.
+        """
+        try:
+            (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / "command.txt", command + "\n")
+            write_json(self.folder / "host.json", host())
+            write_json(self.folder / "versions.json", versions())
+            splits = {
+                split: {"fingerprint": source.fingerprint, "examples": [source.name(i) for i in range(len(source))]}
+                for split, source in sources.items()
+            }
+            write_json(self.folder / "data.json", {"notes": notes, "splits": splits})
+            # Last: a folder with config.json is a run.
+            write_json(self.config_path, to_plain(config))
+        except OSError as error:
+            raise UserError(f"--workdir {self.folder} cannot be written: {error}") from None
+
+    def log(self, step: int, row: Mapping[str, float]) -> None:
+        """Appends one row to metrics.jsonl."""
+        row = {name: (float(v) if math.isfinite(v) else None) for name, v in row.items()}
+        with open(self.metrics_path, "a") as file:
+            file.write(json.dumps({"step": step, **row}) + "\n")
+
+    def truncate(self, step: int) -> None:
+        """Drops rows after `step`: a run that resumes from a checkpoint writes them again, once."""
+        rows = [row for row in read_rows(self.metrics_path) if row["step"] <= step]
+        write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def host() -> dict[str, Any]:
+    """The machine and its devices."""
+    import jax  # here and not above: reading a run folder needs no device
+
+    return {
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpus": os.cpu_count(),
+        "backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "processes": jax.process_count(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages on which numbers depend."""
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line torn by a kill is left out."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def read_json(path: str | Path) -> Any:
+    """Reads a JSON file of a run folder; a torn or foreign one is a `UserError` that names it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not readable as JSON ({error}): remove the run folder or choose another") from None
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file whole or not at all: beside it first, then renamed."""
+    path = Path(path)
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(text)
+    os.replace(beside, path)

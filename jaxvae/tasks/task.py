@@ -1,0 +1,99 @@
+"""The contract between a system and the trainer.
+
+A task binds a model, its losses, metrics and pictures. All methods except `sources` are pure functions that are
+traced: `variables` is the dictionary of Flax collections (`params` and whatever else the model has), `batch` a
+dictionary of arrays with a leading example axis, among them `valid` (False = padding, which must not change
+anything) and `index` (the example's place in its source).
+
+Random numbers are *drawn once for the whole batch*, one key per example, by `draws`; micro-batches, first passes
+and ablations get slices of the same draws. So neither the number of micro-batches nor that of devices changes
+what an example sees, and recorded noise can be put in place of the draws.
+"""
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from jaxvae.data.source import Source
+from jaxvae.stats import Stats
+
+Variables = dict[str, Any]
+Batch = dict[str, jax.Array]
+Draws = dict[str, jax.Array]
+Picture = Any  # float array [height, width] or [height, width, 3] in [0, 1]; row 0 is the top
+
+
+class Aux(NamedTuple):
+    """What a training pass reports beside its loss terms."""
+
+    stats: Stats
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a system provides."""
+
+    def sources(self, report) -> dict[str, Source]:
+        """{'train': ..., 'val': ...}. `report(line)` says what was read and what was left out."""
+        ...
+
+    def statistics(self, sources: dict[str, Source]) -> dict[str, Any]:
+        """Constants measured on the training data, kept as the collection `statistics` with the weights."""
+        ...
+
+    def init(self, rng: jax.Array, batch: Batch) -> Variables:
+        """Fresh variables without `statistics`."""
+        ...
+
+    def draws(self, keys: jax.Array, batch: Batch) -> Draws:
+        """All random numbers of a pass, from one key per example [B]; arrays with a leading example axis."""
+        ...
+
+    def totals(self, variables: Variables, batch: Batch, draws: Draws, step) -> Stats:
+        """Additive quantities of the whole batch that `terms` needs as constants; called on micro-batches."""
+        ...
+
+    def terms(
+        self, variables: Variables, batch: Batch, draws: Draws, totals: Stats | None, step
+    ) -> tuple[dict[str, jax.Array], Aux]:
+        """Weighted loss terms, as this (micro-)batch's share of the whole batch's: they sum over micro-batches.
+
+        `totals` is None when the batch at hand is the whole batch. `step` is 1 at the first update.
+        """
+        ...
+
+    def evaluate(self, variables: Variables, batch: Batch, draws: Draws, step) -> Stats:
+        """Metrics as additive statistics; `step` is the number of updates made."""
+        ...
+
+    def summarize(self, stats: Stats) -> dict[str, float]:
+        """Numbers from the merged statistics of `evaluate` (the only place where they are divided)."""
+        ...
+
+    def reconstruct(self, variables: Variables, batch: Batch, draws: Draws, z: str) -> Any:
+        """Outputs with the latent from the 'posterior', its 'mean', the 'prior' or 'shuffled' between examples."""
+        ...
+
+    def score(self, batch: Batch, reconstruction: Any) -> Stats:
+        """How well a reconstruction agrees with the batch, as additive statistics."""
+        ...
+
+    def show(self, variables: Variables, batch: Batch, draws: Draws) -> dict[str, Picture]:
+        """Pictures of what the model does with these examples."""
+        ...
+
+
+def shuffle_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """Gives every valid example the value of the next valid one (the last gets the first's).
+
+    Valid examples come first in a batch, so this is a rotation of the first rows.
+    """
+    count = valid.sum()
+    position = jnp.arange(x.shape[0])
+    return x[jnp.where(position < count, (position + 1) % jnp.maximum(count, 1), position)]
+
+
+def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:
+    """One key per example [B]: `key` with each entry of `index` folded in."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)

@@ -1,0 +1,1 @@
+"""The trainer: state, optimizer, step, loop, checkpoints, evaluation, report. It knows tasks, never systems."""

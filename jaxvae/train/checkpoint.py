@@ -1,0 +1,102 @@
+"""Checkpoints: orbax behind one file.
+
+A checkpoint holds the state and, beside it, the host's memory (`extra`, JSON), both of the same moment.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
+
+from jaxvae.errors import UserError
+from jaxvae.train.state import State
+
+
+class Checkpoints:
+    """The checkpoints in a folder: saves in the background, keeps the newest `keep`, restores the newest."""
+
+    def __init__(self, folder: str | Path, keep: int):
+        self.folder = Path(folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # What a killed process left half-written; orbax ignores but never removes it.
+        for torn in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(torn, ignore_errors=True)
+        self.manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.LatestN(keep),
+                # Without the marker file an empty folder would count as the newest checkpoint.
+                atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
+            ),
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
+        )
+
+    def latest_step(self) -> int | None:
+        return self.manager.latest_step()
+
+    def save(self, step: int, state: State, extra: dict[str, Any]) -> None:
+        """Starts a save and returns; the arrays may be donated at once."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(_plain(state)), extra=ocp.args.JsonSave(extra))
+        self.manager.save(step, args=args)
+
+    def restore(self, like: State) -> tuple[State, dict[str, Any]]:
+        """The newest checkpoint, placed like `like` (a state of shapes with shardings).
+
+        Raises:
+          UserError: if its arrays have other names, shapes or types than `like`.
+        """
+        step = self.manager.latest_step()
+        target = _plain(like)
+        _check_same(self.folder / str(step), self.manager.item_metadata(step)["state"].tree, target)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), extra=ocp.args.JsonRestore()
+        )
+        restored = self.manager.restore(step, args=args)
+        state = State(**restored["state"])
+        return state.replace(key=jax.random.wrap_key_data(state.key)), restored["extra"]
+
+    def wait(self) -> None:
+        """Until the save in progress is on disk; raises what went wrong in it."""
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.manager.close()
+
+
+def _plain(state: State) -> dict[str, Any]:
+    """The state as a dictionary; the key as its numbers, which metadata describes like any array."""
+    plain = {name: getattr(state, name) for name in State.__dataclass_fields__}
+    key = state.key
+    if isinstance(key, jax.ShapeDtypeStruct):
+        data = jax.eval_shape(jax.random.key_data, key)
+        plain["key"] = jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=key.sharding)
+    else:
+        plain["key"] = jax.random.key_data(key)
+    return plain
+
+
+def _check_same(path: Path, found: Any, wanted: Any) -> None:
+    """Compares shapes and types by path: orbax casts types silently and reports shapes at great length."""
+
+    def describe(tree):
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
+            for path, leaf in leaves
+        }
+
+    a, b = describe(found), describe(wanted)
+    for name in sorted(a.keys() | b.keys()):
+        if a.get(name) != b.get(name):
+            raise UserError(
+                f"checkpoint {path} is of another architecture: {name} is {_text(a.get(name))} there and "
+                f"{_text(b.get(name))} here; give the run's own config or another --workdir"
+            )
+
+
+def _text(leaf) -> str:
+    return "missing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"

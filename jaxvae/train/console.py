@@ -1,0 +1,72 @@
+"""What the user sees while a training runs: a progress bar in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class TrainConsole:
+    """Progress of the updates from `start` to `stop`; `line` prints above the bar."""
+
+    def __init__(self, start: int, stop: int):
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.stop, self.began, self.start = stop, time.monotonic(), start
+        self.progress = None
+        if sys.stdout.isatty():
+            self.progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=20),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=self.console,
+            )
+            self.bar = self.progress.add_task("", total=stop, completed=start, numbers="compiling ...")
+
+    def __enter__(self):
+        if self.progress:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.progress:
+            self.progress.stop()
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def step(self, step: int) -> None:
+        if self.progress:
+            self.progress.update(self.bar, completed=step)
+
+    def numbers(self, step: int, row: dict[str, float]) -> None:
+        """Loss terms, learning rate, examples/s and time left, from a row of metrics."""
+        text = describe(row)
+        if self.progress:
+            self.progress.update(self.bar, numbers=text)
+        else:
+            done, now = max(step - self.start, 1), time.monotonic() - self.began
+            left = now / done * (self.stop - step)
+            self.line(f"step {step}/{self.stop}  {text}  left {clock(left)}")
+
+
+def describe(row: dict[str, float]) -> str:
+    """'loss 3.21 (ce 1.02, kl 0.40, l1 1.79)  lr 3.0e-04  812 examples/s'."""
+    terms = ", ".join(
+        f"{name.removeprefix('train/term_')} {value:.4g}"
+        for name, value in sorted(row.items())
+        if name.startswith("train/term_")
+    )
+    skipped = f"  {row['train/skipped']:.0%} of updates skipped" if row["train/skipped"] else ""
+    return (
+        f"loss {row['train/loss']:.4g} ({terms})  lr {row['train/lr']:.1e}  "
+        f"{row['time/examples_per_s']:.4g} examples/s{skipped}"
+    )
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

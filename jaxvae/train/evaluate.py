@@ -1,0 +1,58 @@
+"""Evaluation: statistics over a whole source, merged before they are divided."""
+
+from collections.abc import Iterable
+
+import jax
+
+from jaxvae.data.loader import Loader, assemble
+from jaxvae.data.plan import Plan
+from jaxvae.data.source import Source
+from jaxvae.stats import Stats, merge, to_host
+from jaxvae.tasks.task import example_keys
+from jaxvae.train.sharding import put_batch
+from jaxvae.train.state import EVALUATE
+
+
+class Evaluator:
+    """Runs functions of the task over every example of a source once.
+
+    Random draws are keyed by the example and not by its place in a batch, so a result does not depend on batch
+    size, order, padding or devices. Each function is compiled once per capacity and kept.
+    """
+
+    def __init__(self, task, source: Source, batch_size: int, rows: int, workers: int, mesh):
+        self.task, self.rows, self.workers, self.mesh = task, rows, workers, mesh
+        self.plan = Plan(source, batch_size, seed=0, shuffle=False)
+        self._evaluate = jax.jit(with_draws(task, task.evaluate))
+
+    def batches(self) -> Iterable[dict[str, jax.Array]]:
+        """All batches of the source on the devices, from small to large examples."""
+        for _, batch in Loader(self.plan, self.rows, 0, self.plan.steps_per_epoch, self.workers):
+            yield put_batch(batch, self.mesh)
+
+    def middle_batch(self) -> dict[str, jax.Array]:
+        """A batch of examples of middling size, for pictures."""
+        planned = self.plan.batch(self.plan.steps_per_epoch // 2)
+        return put_batch(assemble(self.plan, planned, self.rows), self.mesh)
+
+    def evaluate(self, variables, key, step) -> dict[str, float]:
+        """The task's metrics over the whole source."""
+        return self.task.summarize(self.statistics(variables, key, step))
+
+    def statistics(self, variables, key, step) -> Stats:
+        """What `evaluate` divides: the merged statistics, histograms and vectors included."""
+        total = None
+        for batch in self.batches():
+            stats = to_host(self._evaluate(variables, batch, key, step))
+            total = stats if total is None else merge(total, stats)
+        return total
+
+
+def with_draws(task, function):
+    """(variables, batch, draws, ...) -> (variables, batch, key, ...), draws being keyed by example."""
+
+    def wrapped(variables, batch, key, *args):
+        keys = example_keys(jax.random.fold_in(key, EVALUATE), batch["index"])
+        return function(variables, batch, task.draws(keys, batch), *args)
+
+    return wrapped

@@ -1,0 +1,118 @@
+"""The report at the end of a run: numbers beside their baselines, curves, pictures."""
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from jaxvae.config import flatten
+from jaxvae.health.ablation import ablate
+from jaxvae.run import read_rows, write_text
+
+# What each row of the table of latents means.
+LATENT_ROWS = {
+    "mean": "z = posterior mean",
+    "posterior": "z drawn from the posterior",
+    "prior": "z drawn from the prior",
+    "shuffled": "z of another example",
+}
+
+
+def write_report(setup) -> Path:
+    """Writes report.md and curves.png into the run folder and returns the report's path."""
+    run, config = setup.run, setup.config
+    rows = read_rows(run.metrics_path)
+    variables = setup.state.variables(config.train.eval_weights)
+    ablation = ablate(setup.task, variables, setup.evaluator.batches(), setup.state.key)
+    write_curves(run.folder / "curves.png", rows)
+    pictures = sorted((run.folder / "samples").glob("*.png"))
+    command = (run.folder / "command.txt").read_text().strip()
+    sections = [
+        f"# {config.task}:{config.preset}",
+        f"{int(setup.state.step):,} updates of {config.data.batch_size} examples, "
+        f"{len(setup.sources['train']):,} training and {len(setup.sources['val']):,} validation examples, "
+        f"weights: {config.train.eval_weights}.",
+        f"```\n{command}\n```",
+        "## Does the latent matter?",
+        "Validation examples, reconstructed with z from different places. If a z of another example does as "
+        "well as the right one, the decoder does not use z. `untrained` is the model before its first update.",
+        table(latent_rows(ablation, rows)),
+        "## Validation, first and last",
+        table(first_and_last(rows)),
+        "## Curves",
+        "![curves](curves.png)",
+        "## Pictures",
+        *[f"{path.stem}:\n\n![{path.stem}](samples/{path.name})" for path in _first_and_last_of_each(pictures)],
+        "## Data",
+        "\n".join(f"- {note}" for note in setup.notes),
+        "## Configuration",
+        table([{"key": key, "value": repr(value)} for key, value in flatten(config).items()]),
+    ]
+    path = run.folder / "report.md"
+    write_text(path, "\n\n".join(sections) + "\n")
+    return path
+
+
+def latent_rows(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[dict[str, str]]:
+    """The ablation, and the untrained model's validation at step 0 in the same columns."""
+    names = list(ablation["mean"])
+    table = [
+        {"latent": text, **{name: f"{ablation[z][name]:.4f}" for name in names}} for z, text in LATENT_ROWS.items()
+    ]
+    start = next((row for row in rows if row["step"] == 0), {})
+    untrained = {name: _number(start.get(f"val/{name}")) for name in names}
+    return [*table, {"latent": "untrained, z = posterior mean", **untrained}]
+
+
+def first_and_last(rows: list[dict]) -> list[dict[str, str]]:
+    evaluated = [row for row in rows if any(name.startswith("val/") for name in row)]
+    if not evaluated:
+        return []
+    first, last = evaluated[0], evaluated[-1]
+    names = [name for name in last if name.startswith("val/")]
+    steps = [f"step {first['step']}", f"step {last['step']}"]
+    return [
+        {"metric": name.removeprefix("val/"), steps[0]: _number(first.get(name)), steps[1]: _number(last[name])}
+        for name in names
+    ]
+
+
+def write_curves(path: Path, rows: list[dict]) -> None:
+    """One small plot per metric, training and validation in the same axes."""
+    names = sorted({name.split("/", 1)[1] for row in rows for name in row if name.startswith(("train/", "val/"))})
+    columns = 4
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * max(lines, 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(lines, columns, i + 1)
+        axes.set_title(name, fontsize=9)
+        for split, style in (("train", {"lw": 1}), ("val", {"lw": 1, "marker": "o", "ms": 3})):
+            points = [(r["step"], r[f"{split}/{name}"]) for r in rows if r.get(f"{split}/{name}") is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=split, **style)
+        axes.legend(fontsize=7)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """A Markdown table; all rows have the keys of the first."""
+    if not rows:
+        return "(nothing)"
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *[[row[name] for name in head] for row in rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _number(value) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _first_and_last_of_each(pictures: list[Path]) -> list[Path]:
+    """Of every kind of picture the first and the newest."""
+    kinds: dict[str, list[Path]] = {}
+    for path in pictures:
+        kinds.setdefault(path.stem.rsplit("-", 1)[0], []).append(path)
+    return [path for group in kinds.values() for path in dict.fromkeys((group[0], group[-1]))]

@@ -1,0 +1,133 @@
+"""From a configuration to everything that a loop needs: task, data, mesh, state, run folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxvae import tasks
+from jaxvae.config import validate_trainer
+from jaxvae.data.loader import assemble
+from jaxvae.data.plan import Plan
+from jaxvae.data.source import Source
+from jaxvae.errors import UserError
+from jaxvae.run import Run
+from jaxvae.tasks.task import Task
+from jaxvae.train.checkpoint import Checkpoints
+from jaxvae.train.evaluate import Evaluator
+from jaxvae.train.optim import make_optimizer, make_schedule
+from jaxvae.train.sharding import batch_sharding, make_mesh, replicated, state_shardings
+from jaxvae.train.state import State, create_state
+from jaxvae.train.step import make_train_step
+
+
+@dataclass
+class Setup:
+    """What `prepare` made. `rows` is the batch size, padded to devices x micro-batches."""
+
+    config: Any
+    task: Task
+    mesh: jax.sharding.Mesh
+    sources: dict[str, Source]
+    plan: Plan
+    rows: int
+    total_steps: int
+    evaluator: Evaluator
+    run: Run
+    checkpoints: Checkpoints
+    state: State
+    memory: dict[str, Any]
+    train_step: Callable
+    notes: list[str]
+
+
+def prepare(config, workdir: str | Path, command: str = "") -> Setup:
+    """Builds a new training, or finds the one in `workdir` and restores its newest checkpoint.
+
+    `memory` holds what the host saved with that checkpoint ({} for a new run), `notes` what the user should read.
+
+    Raises:
+      UserError: for a configuration, data or a run folder that cannot work; nothing is left half-written.
+    """
+    # Everything that a user can get wrong is checked before the run folder is touched.
+    validate_trainer(config)
+    task = tasks.build(config)
+    mesh = make_mesh(config)
+    run = Run(workdir)
+    changed = run.check(config)
+    notes = [f"changed since the last start: {k}: {old!r} -> {new!r}" for k, (old, new) in changed.items()]
+
+    sources = task.sources(notes.append)
+    batch_size = config.data.batch_size
+    rows = _round_up(batch_size, jax.device_count() * config.optim.accum)
+    plan = Plan(sources["train"], batch_size, config.seed)
+    evaluator = Evaluator(task, sources["val"], batch_size, rows, config.data.workers, mesh)
+    total_steps = _total_steps(config, plan.steps_per_epoch)
+
+    optimizer = make_optimizer(config)
+    statistics = task.statistics(sources)
+    batch = assemble(plan, plan.batch(0), rows)
+
+    def create():
+        return create_state(task, optimizer, config.optim.ema, statistics, batch, config.seed)
+
+    # Shapes, then shardings, then weights that are born where they belong.
+    shapes = jax.eval_shape(create)
+    shardings = state_shardings(mesh, shapes)
+    run.create(config, command, sources, notes)
+    checkpoints = Checkpoints(run.folder / "checkpoints", config.train.keep)
+    memory: dict[str, Any] = {}
+    if checkpoints.latest_step() is None:
+        state = jax.jit(create, out_shardings=shardings)()
+    else:
+        like = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
+        state, memory = checkpoints.restore(like)
+        _check_same_data(memory["fingerprint"], sources["train"].fingerprint, run)
+        notes.append(f"continues from the checkpoint at step {int(state.step)}")
+    run.truncate(int(state.step) if memory else -1)
+
+    train_step = jax.jit(
+        make_train_step(task, optimizer, make_schedule(config, total_steps), config),
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+    notes.append(_summary(config, shapes, mesh, plan, total_steps, run))
+    return Setup(
+        config, task, mesh, sources, plan, rows, total_steps, evaluator, run, checkpoints, state, memory,
+        train_step, notes,
+    )  # fmt: skip
+
+
+def count_parameters(params) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _summary(config, shapes, mesh, plan, total_steps, run) -> str:
+    devices = f"{mesh.devices.size} x {jax.devices()[0].device_kind}"
+    return (
+        f"{config.task}:{config.preset}, {count_parameters(shapes.params):,} parameters, "
+        f"{config.precision.compute}, {devices}; {total_steps:,} updates of {config.data.batch_size} examples "
+        f"({plan.steps_per_epoch:,} per epoch); run folder {run.folder}"
+    )
+
+
+def _total_steps(config, steps_per_epoch: int) -> int:
+    """The earlier of `train.total_steps` and `train.epochs`, of those that are given."""
+    ends = [config.train.total_steps, config.train.epochs * steps_per_epoch]
+    return min(end for end in ends if end)
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _check_same_data(saved: str, found: str, run: Run) -> None:
+    if saved != found:
+        raise UserError(
+            f"{run.folder} was trained on other data (fingerprint {saved[:12]} there, {found[:12]} here): "
+            "restore the data, or choose another --workdir"
+        )

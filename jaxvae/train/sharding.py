@@ -1,0 +1,58 @@
+"""One mesh, one rule: the batch is split over all devices, parameters over the axis `fsdp`."""
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxvae.config import require
+
+# Arrays below this many elements are replicated: splitting them costs more than it saves.
+SMALL = 2**16
+
+
+def make_mesh(config) -> Mesh:
+    """A mesh with axes `data` and `fsdp` over all devices of the process group.
+
+    Raises:
+      UserError: if `parallel.data` x `parallel.fsdp` is not the number of devices.
+    """
+    devices = jax.device_count()
+    fsdp = config.parallel.fsdp
+    require(config, "parallel.fsdp", devices % fsdp == 0, f"must divide the {devices} devices")
+    data = config.parallel.data or devices // fsdp
+    what = f"times config.parallel.fsdp = {fsdp} must be the {devices} devices (0 = all that fsdp leaves)"
+    require(config, "parallel.data", data * fsdp == devices, what)
+    # Auto axes: the compiler places what the rule below leaves open. The default (Explicit) refuses Flax modules.
+    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples (the leading axis) are split over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_shardings(mesh: Mesh, shapes):
+    """Shardings for a tree of arrays: the largest axis that `fsdp` divides is split; small arrays are replicated.
+
+    The rule looks at a shape alone, so a parameter, its optimizer moments and its averages are split alike.
+    """
+    size = mesh.shape["fsdp"]
+
+    def rule(leaf):
+        spec = [None] * len(leaf.shape)
+        if size > 1 and np.prod(leaf.shape, dtype=np.int64) >= SMALL:
+            divisible = [axis for axis, n in enumerate(leaf.shape) if n % size == 0]
+            if divisible:
+                spec[max(divisible, key=lambda axis: leaf.shape[axis])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(rule, shapes)
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Copies a batch to the devices; returns before the copy is done."""
+    return jax.device_put(batch, batch_sharding(mesh))

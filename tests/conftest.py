@@ -1,0 +1,79 @@
+"""Options and fixtures of the whole suite."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before anything imports jax. Whoever wants to run the tests elsewhere sets the variable.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("jaxvae")
+    group.addoption(
+        "--golden", metavar="DIR", help="golden values of the originals: DIR/<system>/manifest.json"
+    )
+    group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_configure(config):
+    golden = config.getoption("golden")
+    if golden is not None:
+        folder = (config.invocation_params.dir / golden).resolve()
+        if not folder.is_dir():
+            raise pytest.UsageError(f"--golden={golden}: there is no folder {folder}")
+        config.option.golden = str(folder)  # workers of xdist get the options as text
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("slow"):
+        return
+    skip = pytest.mark.skip(reason="slow: runs with --slow (bash scripts/test.sh --all)")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Runs Python code, or a script given as a Path, in a fresh process on the CPU; see `_run_python`."""
+    return _run_python
+
+
+def _run_python(
+    code_or_script: str | Path,
+    *arguments: str,
+    devices: int = 1,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 600,
+) -> subprocess.CompletedProcess[str]:
+    """Returns the completed process with its stdout and stderr as text, whatever its exit status.
+
+    Args:
+      arguments: for sys.argv[1:]; options of the interpreter such as -W are not among them.
+      devices: how many CPU devices jax sees.
+      env: variables on top of this process's.
+      cwd: the root of the repository when not given.
+      timeout: in seconds; TimeoutExpired after that.
+    """
+    variables = dict(os.environ, JAX_PLATFORMS="cpu")
+    flags = [variables.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={devices}"]
+    variables["XLA_FLAGS"] = " ".join(flags).strip()
+    if devices > 1:
+        # A collective holds one thread per device until all have arrived. With steps in flight one behind the
+        # other, fewer than two threads per device let XLA wait for ever (seen with 4 devices and 6 threads).
+        variables["PJRT_NPROC"] = str(4 * devices)
+    variables |= env or {}
+    program = [str(code_or_script)] if isinstance(code_or_script, Path) else ["-c", code_or_script]
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        env=variables,
+        cwd=cwd or Path(__file__).parents[1],
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+    )

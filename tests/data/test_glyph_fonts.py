@@ -1,0 +1,333 @@
+"""Reading glyphs from font files; the fonts are built here, or are the ones that matplotlib carries."""
+
+import json
+
+import numpy as np
+import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.t2CharStringPen import T2CharStringPen
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from fontTools.ttLib import TTCollection, TTFont
+from fontTools.ttLib.tables._g_l_y_f import Glyph as EmptyGlyph
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxvae.data.glyphs import embedded_fonts, find_fonts, load_glyphs, outline_digest, read_fonts
+from jaxvae.data.glyphs.fonts import parse_charset
+from jaxvae.data.glyphs.tokens import Contour, coordinate_mask, tokens_from_contours
+from jaxvae.errors import UserError
+from jaxvae.outlines import END, HOLE, NEW, L, M, Q, Z, check_prefix
+
+UPM = 1000
+CLOCKWISE = [(100, 0), (100, 700), (500, 700), (500, 0)]
+INNER = [(200, 100), (400, 100), (400, 600), (200, 600)]
+RING = [NEW, M, L, L, L, Z, HOLE, M, L, L, L, Z, END]
+
+
+def draw(pen, *contours):
+    for contour in contours:
+        pen.moveTo(contour[0])
+        for point in contour[1:]:
+            pen.lineTo(point)
+        pen.closePath()
+
+
+def build(is_cff=False, **glyphs):
+    """A font of 'space', 'zero', ... ; each glyph is a function of a pen, or None for one without outline."""
+    order = [".notdef", *glyphs]
+    builder = FontBuilder(UPM, isTTF=not is_cff)
+    builder.setupGlyphOrder(order)
+    builder.setupCharacterMap({ord(name): name for name in glyphs})
+    drawn = {}
+    for name in order:
+        pen = T2CharStringPen(600, None) if is_cff else TTGlyphPen(drawn)
+        if glyphs.get(name):
+            glyphs[name](pen)
+        drawn[name] = pen.getCharString() if is_cff else pen.glyph()
+    if is_cff:
+        builder.setupCFF("Test", {}, drawn, {})
+        builder.setupHorizontalMetrics({name: (600, 0) for name in order})
+    else:
+        builder.setupGlyf(drawn)
+        left = {name: getattr(builder.font["glyf"][name], "xMin", 0) for name in order}
+        builder.setupHorizontalMetrics({name: (600, left[name]) for name in order})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Test", "styleName": "Regular"})
+    builder.setupPost()
+    return builder.font
+
+
+def ring(pen):
+    draw(pen, CLOCKWISE, INNER)
+
+
+def counter_clockwise_ring(pen):
+    draw(pen, CLOCKWISE[::-1], INNER[::-1])
+
+
+@pytest.fixture
+def font(tmp_path):
+    def save(name="Test.ttf", **glyphs):
+        build(**glyphs).save(tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def read_one(path, charset="all"):
+    (glyph,), skipped = read_fonts([path], charset, 256)
+    assert not len(skipped)
+    return glyph
+
+
+def test_a_ring_is_an_outer_contour_and_a_hole(font):
+    glyph = read_one(font(o=ring))
+    assert glyph.commands.tolist() == RING
+    assert glyph.contour_ids.tolist() == [0] * 6 + [1] * 7
+    assert glyph.topology.tolist() == [1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 4]
+    assert check_prefix(glyph.commands, np.ones(len(glyph), bool)).ok
+    assert (glyph.name, glyph.font, glyph.codepoint, glyph.label) == ("o", "Test", 0x6F, "Test/o U+006F")
+
+
+def test_either_winding_gives_the_same_holes(font):
+    clockwise = read_one(font(o=ring))
+    cff = read_one(font("Test.otf", is_cff=True, o=counter_clockwise_ring))
+    assert clockwise.commands.tolist() == cff.commands.tolist() == RING
+
+
+def test_the_largest_contour_is_filled_wherever_it_stands():
+    def square(side, clockwise):
+        points = [(0, 0), (0, side), (side, side), (side, 0)][:: 1 if clockwise else -1]
+        return Contour([M, L, L, L], [(*p, 0, 0) for p in points])
+
+    commands, _, _ = tokens_from_contours([square(2, False), square(9, True), square(1, True)])
+    assert commands[np.isin(commands, (NEW, HOLE))].tolist() == [HOLE, NEW, NEW]
+
+
+def test_area_of_curves_is_exact():
+    # Under the parabola y = x (2 - x) on [0, 2]: 4 / 3, and clockwise, as it rises first.
+    hill = Contour([M, Q], [(0, 0, 0, 0), (1, 2, 2, 0)])
+    assert hill.area() == pytest.approx(-4 / 3)
+
+
+def test_norm_brings_back_font_units_and_em_their_size(font):
+    glyph = read_one(font(o=ring))
+    scale, *shift = glyph.norm
+    corners = (glyph.coords[[1, 2, 3, 4], :2] - shift) / scale
+    np.testing.assert_allclose(corners, CLOCKWISE, atol=1e-3)
+    assert glyph.em == pytest.approx(1.8) and scale * UPM == pytest.approx(glyph.em)
+    # The middle of the advance width and of the line are in the middle of the square.
+    np.testing.assert_allclose(scale * np.array([300, 300]) + shift, 0, atol=1e-6)
+
+
+def test_a_glyph_too_large_for_the_square_is_shrunk_and_only_that_one(font):
+    def banner(pen):
+        draw(pen, [(-400, 0), (-400, 100), (2600, 100), (2600, 0)])
+
+    def shifted(pen):
+        draw(pen, [(-600, 0), (-600, 100), (-500, 100), (-500, 0)])
+
+    glyphs, _ = read_fonts([font(a=banner, b=shifted, o=ring)], "all", 256)
+    large, off, normal = glyphs
+    assert large.coords[:, 0].min() == -1 and large.coords[:, 0].max() == 1
+    assert large.em == pytest.approx(2 / 3)
+    assert off.em == normal.em == pytest.approx(1.8)
+    assert off.coords[:, 0].min() == -1
+    np.testing.assert_allclose((large.coords[1, :2] - large.norm[1:]) / large.norm[0], [-400, 0], atol=1e-2)
+
+
+def test_cubics_become_quadratics_within_the_tolerance(font):
+    def bow(pen):
+        pen.moveTo((0, 0))
+        pen.curveTo((0, 400), (600, 400), (600, 0))
+        pen.closePath()
+
+    glyph = read_one(font("Test.otf", is_cff=True, u=bow))
+    assert set(glyph.commands.tolist()) == {NEW, M, Q, Z, END}
+    units = (glyph.coords.astype(float) - np.tile(glyph.norm[1:], 2)) / glyph.norm[0]
+    t = np.linspace(0, 1, 2001)[:, None]
+    bernstein = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3]
+    cubic = sum(b * p for b, p in zip(bernstein, np.array([(0, 0), (0, 400), (600, 400), (600, 0)]), strict=True))
+    pen = units[1, :2]
+    for control, end in units[glyph.commands == Q].reshape(-1, 2, 2):
+        quadratic = (1 - t[::100]) ** 2 * pen + 2 * t[::100] * (1 - t[::100]) * control + t[::100] ** 2 * end
+        distance = np.linalg.norm(quadratic[:, None] - cubic, axis=-1).min(1)
+        assert distance.max() < 0.001 * UPM + 0.2
+        pen = end
+    np.testing.assert_allclose(pen, (600, 0), atol=1e-2)
+
+
+def test_implied_points_are_made_explicit_and_components_resolved(font):
+    def round_glyph(pen):
+        # All points off the curve.
+        pen.qCurveTo((0, 0), (0, 400), (400, 400), (400, 0), None)
+        pen.closePath()
+
+    def composite(pen):
+        pen.addComponent("a", (1, 0, 0, 1, 100, 50))
+
+    glyphs, _ = read_fonts([font(a=round_glyph, b=composite)], "all", 256)
+    base, moved = glyphs
+    assert base.commands.tolist() == [NEW, M, Q, Q, Q, Q, Z, END]
+    shift = (moved.coords - base.coords)[1, :2] / base.norm[0]
+    np.testing.assert_allclose(shift, (100, 50), atol=1e-2)
+    assert outline_digest(base) == outline_digest(moved)
+
+
+def test_each_glyph_counts_once_with_its_lowest_code_point(tmp_path):
+    font = build(a=ring, b=ring)
+    for table in font["cmap"].tables:
+        table.cmap |= {0x3B1: "a", 0x20: "b"}
+    font.save(tmp_path / "Test.ttf")
+    glyphs, _ = read_fonts([tmp_path / "Test.ttf"], "all", 256)
+    assert [(g.name, g.codepoint) for g in glyphs] == [("b", 0x20), ("a", 0x61)]
+    greek, _ = read_fonts([tmp_path / "Test.ttf"], "U+0370-03FF", 256)
+    assert [(g.name, g.codepoint) for g in greek] == [("a", 0x3B1)]
+
+
+def test_skipped_glyphs_are_counted_and_named(font):
+    def long(pen):
+        draw(pen, [(i, i * i) for i in range(30)])
+
+    def point(pen):
+        draw(pen, [(5, 5)])
+
+    glyphs, skipped = read_fonts([font(a=long, b=None, c=point, o=ring)], "all", 13)
+    assert [glyph.name for glyph in glyphs] == ["o"]
+    assert skipped.summary() == ["1 glyph longer than 13 tokens (Test: a)", "2 glyphs without contours (Test: b, Test: c)"]
+    assert json.loads(json.dumps(skipped.to_json()))["glyph without contours"] == ["Test: b", "Test: c"]
+
+
+def test_a_damaged_glyph_is_skipped_and_named(tmp_path):
+    font = build(a=ring, b=ring)
+    broken = EmptyGlyph()
+    broken.data = b"\x00\x01" + b"\xff" * 9
+    font["glyf"].glyphs["a"] = broken
+    font["maxp"].recalc = lambda font: None
+    font.recalcBBoxes = False
+    font.save(tmp_path / "Test.ttf")
+    glyphs, skipped = read_fonts([tmp_path / "Test.ttf"], "all", 256)
+    assert [glyph.name for glyph in glyphs] == ["b"]
+    (line,) = skipped.summary()
+    assert line.startswith("1 glyph damaged (Test: a")
+
+
+def test_every_face_of_a_collection_is_read(tmp_path):
+    collection = TTCollection()
+    collection.fonts = [build(a=ring), build(a=ring, b=ring)]
+    collection.save(tmp_path / "Test.ttc")
+    glyphs, _ = read_fonts(find_fonts(str(tmp_path)), "all", 256)
+    assert [glyph.label for glyph in glyphs] == ["Test#0/a U+0061", "Test#1/a U+0061", "Test#1/b U+0062"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no font at all", b"ttcf\x00\x01", b"\x00\x01\x00\x00" + b"\xff" * 40])
+def test_a_file_that_is_no_font(font, tmp_path, content):
+    bad = tmp_path / "bad.ttf"
+    bad.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.ttf cannot be read as a font"):
+        read_fonts([bad], "all", 256)
+    glyphs, skipped = read_fonts([bad, font(o=ring)], "all", 256)
+    assert len(glyphs) == 1 and len(skipped) == 1
+    assert skipped.summary()[0].startswith(f"1 font unreadable ({bad}: ")
+
+
+def test_a_font_cut_short_is_refused_or_read_in_part(font, tmp_path):
+    content = font(o=ring).read_bytes()
+    for length in range(0, len(content), 97):
+        path = tmp_path / "cut.ttf"
+        path.write_bytes(content[:length])
+        try:
+            read_fonts([path], "all", 256)
+        except UserError as error:
+            assert "cut.ttf" in str(error)
+
+
+def test_a_font_without_unicode_map_is_refused(tmp_path):
+    font = build(o=ring)
+    font["cmap"].tables = []
+    font.save(tmp_path / "Test.ttf")
+    with pytest.raises(UserError, match="no Unicode character map"):
+        read_fonts([tmp_path / "Test.ttf"], "all", 256)
+
+
+def test_fonts_are_found_in_files_folders_and_lists(tmp_path):
+    for name in ("b.ttf", "sub/a.OTF", "sub/deep/c.ttc", "readme.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names = lambda path: [str(p.relative_to(tmp_path)) for p in find_fonts(path)]  # noqa: E731
+    assert names(str(tmp_path)) == ["b.ttf", "sub/a.OTF", "sub/deep/c.ttc"]
+    assert names(f"{tmp_path}/sub/deep, {tmp_path}/b.ttf,{tmp_path}/b.ttf") == ["b.ttf", "sub/deep/c.ttc"]
+    # Whoever names a file means it.
+    assert names(f"{tmp_path}/readme.txt") == ["readme.txt"]
+
+
+@pytest.mark.parametrize("path, message", [("{}/none.ttf", "no file or folder"), ("{}", "no font found"), ("{},", "''")])
+def test_nothing_found_is_refused(tmp_path, path, message):
+    with pytest.raises(UserError, match=message):
+        find_fonts(path.format(tmp_path))
+
+
+def test_charsets():
+    assert parse_charset("ascii") == [range(0x21, 0x7F)]
+    assert parse_charset("latin") == [range(0x21, 0x250)]
+    assert parse_charset("U+0041-005A, u+4e00,U+61-U+63") == [range(0x41, 0x5B), range(0x4E00, 0x4E01), range(0x61, 0x64)]
+
+
+@pytest.mark.parametrize("charset", ["", "greek", "U+005A-0041", "U+110000", "U+0041,", "0041-005A"])
+def test_a_malformed_charset_says_what_works(charset):
+    with pytest.raises(UserError, match=r"ascii, latin, all.*U\+0041-005A"):
+        parse_charset(charset)
+
+
+def test_the_embedded_fonts_are_the_dejavu_text_faces():
+    names = [path.stem for path in embedded_fonts()]
+    assert len(names) == 12
+    assert {name.split("-")[0] for name in names} == {"DejaVuSans", "DejaVuSansMono", "DejaVuSerif"}
+
+
+@pytest.fixture(scope="module")
+def letters():
+    return load_glyphs("", "ascii", 256)[0]
+
+
+def test_embedded_glyphs_fit_the_square_and_end_well(letters):
+    assert len(letters) == 12 * 94
+    assert all(np.abs(glyph.coords).max() <= 1 for glyph in letters)
+    assert all(check_prefix(glyph.commands, np.ones(len(glyph), bool)).ok for glyph in letters)
+    by_letter = {(g.font, g.name): (g.commands == HOLE).sum() for g in letters}
+    for name, holes in {"A": 1, "B": 2, "C": 0, "eight": 2, "percent": 2, "i": 0}.items():
+        assert {by_letter[font, name] for font in ("DejaVuSans", "DejaVuSerif", "DejaVuSansMono")} == {holes}
+
+
+def test_nothing_in_the_charset_is_refused():
+    with pytest.raises(UserError, match=r"no usable glyph in the embedded fonts: no character of charset"):
+        load_glyphs("", "U+4E00", 256)
+    with pytest.raises(UserError, match="12 glyphs longer than 3 tokens"):
+        load_glyphs("", "U+0041", 3)
+
+
+@given(st.data())
+def test_the_digest_ignores_place_and_scale_and_nothing_else(letters, data):
+    glyph = data.draw(st.sampled_from(letters))
+    # Another face of the square: the same font units under another norm, in the precision of the coordinates.
+    scale = data.draw(st.floats(0.5, 1.0))
+    shift = data.draw(st.tuples(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5)))
+    used = coordinate_mask(glyph.commands)
+    moved = np.where(used, glyph.coords * scale + np.tile(shift, 2), 0).astype(np.float32)
+    fields = vars(glyph) | {"coords": moved, "em": glyph.em * scale, "name": "other", "codepoint": -1}
+    assert outline_digest(type(glyph)(**fields)) == outline_digest(glyph)
+
+    points = np.flatnonzero(np.isin(glyph.commands, (L, Q)))
+    coords = glyph.coords.copy()
+    coords[data.draw(st.sampled_from(points.tolist())), 0] += 0.004 * glyph.em
+    assert outline_digest(type(glyph)(**vars(glyph) | {"coords": coords})) != outline_digest(glyph)
+
+
+def test_a_font_without_metrics_is_refused(tmp_path):
+    font = build(o=ring)
+    font.save(tmp_path / "Test.ttf")
+    font = TTFont(tmp_path / "Test.ttf")
+    del font["hhea"], font["hmtx"]
+    font.save(tmp_path / "Bare.ttf")
+    with pytest.raises(UserError, match=r"Bare\.ttf cannot be read as a font: KeyError"):
+        read_fonts([tmp_path / "Bare.ttf"], "all", 256)
