@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-# Before anything imports jax. Whoever wants to run the tests elsewhere sets the variable.
+# Before anything imports jax. Whoever wants to run the tests elsewhere sets the variables.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
@@ -20,6 +20,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # Small tests compile much and compute little: without LLVM's optimisations they take half the time. The full
+    # suite runs what a training runs. XLA reads the variable when the first device is used.
+    if not config.getoption("slow"):
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     golden = config.getoption("golden")
     if golden is not None:
         folder = (config.invocation_params.dir / golden).resolve()

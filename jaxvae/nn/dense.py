@@ -10,7 +10,7 @@ from jaxvae.nn.init import torch_uniform
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias` with torch's default initialisation, which for the bias depends on the width of `x`.
+    """`x @ kernel + bias`, initialised like torch.nn.Linear: both U(+-1/sqrt(in)).
 
     Parameters (float32): `kernel` [in, features], `bias` [features]. The product is computed in `dtype`.
     """
@@ -18,13 +18,11 @@ class Dense(nn.Module):
     features: int
     dtype: DTypeLike = jnp.float32
     kernel_init: Initializer = torch_uniform()
-    bias_init: Initializer | None = None  # None: U(+-1/sqrt(in))
+    bias_init: Initializer | None = None  # None: torch's, which needs the width of the input
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "*batch width"], columns: slice = slice(None)
-    ) -> Float[Array, "*batch columns"]:
-        """Returns the output features `columns` (all by default); the parameters do not depend on the choice."""
+    def __call__(self, x: Float[Array, "*B width"], columns: slice = slice(None)) -> Float[Array, "*B out"]:
+        """Returns the output features `columns`, by default all; the parameters are always those of all."""
         width = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
         bias = self.param("bias", self.bias_init or torch_uniform(width), (self.features,))

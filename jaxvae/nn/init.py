@@ -4,8 +4,8 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from flax.typing import Initializer
+from jax.typing import DTypeLike
 
 
 def torch_uniform(fan_in: int | None = None) -> Initializer:
@@ -14,9 +14,9 @@ def torch_uniform(fan_in: int | None = None) -> Initializer:
     (torch writes the weight's as `kaiming_uniform_(a=sqrt(5))`, which has the same bound.)
 
     Args:
-      fan_in: number of inputs that meet in one output. If None, the product of all axes but the last, which is
-        right for kernels [in, out] and [*window, in / groups, out]. A bias cannot know it: give it the fan-in of
-        its kernel. A transposed convolution needs it too: torch counts window size times out / groups there.
+      fan_in: number of inputs that meet in one output. If None, the product of all axes but the last, which
+        is right for kernels [in, out] and [*window, in / groups, out]. A bias cannot know it: give it the
+        fan-in of its kernel. A transposed convolution needs it too: torch counts window x out / groups there.
     """
 
     def initialize(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

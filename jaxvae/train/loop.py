@@ -92,7 +92,7 @@ class Actions:
         if not due:
             return
         since = time.perf_counter()
-        self.recorder.flush()
+        self.recorder.fetch()
         if "eval" in due:
             self.evaluate(step)
         if "sample" in due:

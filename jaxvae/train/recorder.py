@@ -4,13 +4,13 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
-from tensorboardX import SummaryWriter
+import jax.numpy as jnp
 
 from jaxvae.run import Run
 from jaxvae.stats import Mean, Stats, Sum, merge, scalars, to_host
 from jaxvae.train.console import TrainConsole
 from jaxvae.train.pictures import write_picture
+from jaxvae.train.tensorboard import summary_writer
 
 _merge_on_device = jax.jit(merge)
 
@@ -25,10 +25,10 @@ class Recorder:
 
     def __init__(self, run: Run, console: TrainConsole, memory: dict[str, Any]):
         self.run, self.console = run, console
-        self.writer = SummaryWriter(str(run.folder), flush_secs=30)
-        self.sums: Stats | None = None
-        self.saved = load_stats(memory["interval"]) if memory.get("interval") else None
-        self.pending: tuple[int, Stats, Stats | None, dict[str, float]] | None = None
+        self.writer = summary_writer(run.folder)
+        # Back on the device in float32, where the interval goes on as if it had never been interrupted.
+        self.sums: Stats | None = load_stats(memory.get("interval", {})) or None
+        self.pending: tuple[int, Stats, dict[str, float]] | None = None
         self.rows: dict[int, dict[str, float]] = {}
         self.waited_before = 0.0
         self._restart_clock()
@@ -51,9 +51,9 @@ class Recorder:
         }
         self.waited_before = waited
         jax.tree.map(lambda x: x.copy_to_host_async(), self.sums)
-        self._fetch()
-        self.pending = (step, self.sums, self.saved, times)
-        self.sums, self.saved = None, None
+        self.fetch()
+        self.pending = (step, self.sums, times)
+        self.sums = None
         self._restart_clock()
         self.write()
 
@@ -67,12 +67,14 @@ class Recorder:
             image = write_picture(self.run.folder / "samples" / f"{name}-{step:07d}.png", picture)
             self.writer.add_image(name, image, step, dataformats="HWC")
 
-    def flush(self) -> None:
-        """Writes every row whose interval has ended, waiting for its numbers."""
-        self._fetch()
-        self.write()
+    def fetch(self) -> None:
+        """Waits for the numbers of the last interval that has ended."""
+        if self.pending is not None:
+            (step, sums, times), self.pending = self.pending, None
+            self.note(step, scalars(to_host(sums), "train/") | times)
 
     def write(self) -> None:
+        """Writes the rows whose numbers are at hand."""
         for step in sorted(self.rows):
             row = self.rows.pop(step)
             self.run.log(step, row)
@@ -83,30 +85,19 @@ class Recorder:
 
     def memory(self) -> dict[str, Any]:
         """The open interval's sums, to be saved with a checkpoint: a resumed run then logs the same numbers."""
-        return {"interval": dump_stats(self._interval_so_far())}
+        return {"interval": dump_stats(to_host(self.sums or {}))}
 
     def close(self) -> None:
-        self.flush()
+        self.fetch()
+        self.write()
         self.writer.close()
-
-    def _fetch(self) -> None:
-        if self.pending is None:
-            return
-        step, sums, saved, times = self.pending
-        self.pending = None
-        stats = to_host(sums) if saved is None else merge(saved, to_host(sums))
-        self.note(step, scalars(stats, "train/") | times)
-
-    def _interval_so_far(self) -> Stats:
-        parts = [part for part in (self.saved, self.sums and to_host(self.sums)) if part]
-        return merge(*parts) if len(parts) == 2 else (parts[0] if parts else {})
 
     def _restart_clock(self) -> None:
         self.began, self.paused, self.examples = time.perf_counter(), 0.0, 0
 
 
 def dump_stats(stats: Stats) -> dict[str, list]:
-    """Host statistics as JSON; a float64 survives the round trip exactly."""
+    """Host statistics as JSON; float32 sums survive the round trip exactly."""
     return {
         name: [value.total.tolist(), value.weight.tolist()] if isinstance(value, Mean) else [value.total.tolist()]
         for name, value in stats.items()
@@ -114,8 +105,8 @@ def dump_stats(stats: Stats) -> dict[str, list]:
 
 
 def load_stats(saved: dict[str, list]) -> Stats:
-    """The inverse of `dump_stats`."""
+    """The inverse of `dump_stats`, as float32 on the device."""
     return {
-        name: Mean(*map(np.asarray, parts)) if len(parts) == 2 else Sum(np.asarray(parts[0]))
+        name: (Mean if len(parts) == 2 else Sum)(*(jnp.asarray(part, jnp.float32) for part in parts))
         for name, parts in saved.items()
     }

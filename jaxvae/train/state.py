@@ -22,12 +22,12 @@ class State:
       key: root key; every use folds in a purpose and the step.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     collections: dict[str, Any]
     opt_state: Any
     ema: dict[str, Any]
-    key: jax.Array
+    key: Any
 
     def variables(self, weights: str = "raw") -> dict[str, Any]:
         """Collections for the task's methods, with the raw weights or a named average."""
@@ -42,7 +42,7 @@ INIT, TRAIN, EVALUATE = range(3)
 def create_state(task, optimizer, ema_rows, statistics, batch, seed: int) -> State:
     """A fresh state; pure, to be jitted with the shardings of its shapes."""
     key = jax.random.key(seed)
-    variables = dict(task.init(jax.random.fold_in(key, INIT), batch))
+    variables = dict(task.init(jax.random.fold_in(key, INIT), jax.tree.map(jnp.asarray, batch)))
     params = variables.pop("params")
     collections = {**variables, "statistics": jax.tree.map(jnp.asarray, statistics)}
     # Copies: an average that shares its buffer with the weights could not be donated.

@@ -95,9 +95,7 @@ def test_cutting_leaves_its_input_alone(outline, ratio, end):
 
 @given(OUTLINES, ENDS)
 def test_planned_lengths_are_those_of_the_prefixes(outline, end):
-    commands, coords, token_mask, ids, topology = (
-        array[: len(array) - outline.padding] for array in outline.arrays()
-    )
+    commands, coords, token_mask, ids, topology = (array[: len(array) - outline.padding] for array in outline.arrays())
     for ratio, length in zip(STAGE_RATIOS, prefix_lengths(commands, ids, STAGE_RATIOS, end), strict=True):
         prefix = cut_prefix(commands, coords, token_mask, ids, topology, ratio=ratio, end=end)
         assert np.flatnonzero(prefix.token_mask)[-1] + 1 == length

@@ -59,9 +59,7 @@ def test_decode_returns_what_was_encoded(body, data):
     decoded = decode(one_hot(commands), coords, all_valid(commands))
     assert [command.id for command in decoded] == [*body, END]
     count = {M: 2, L: 2, Q: 4}
-    assert all(
-        c.args == tuple(row[: count.get(c.id, 0)].tolist()) for c, row in zip(decoded, coords, strict=False)
-    )
+    assert all(c.args == tuple(row[: count.get(c.id, 0)].tolist()) for c, row in zip(decoded, coords, strict=False))
 
 
 def test_decode_skips_masked_slots_and_pad_and_reads_t_as_q():
@@ -85,9 +83,7 @@ def test_decode_leaves_coordinates_when_the_norm_cannot_be_undone():
 
 
 def test_text_and_svg_of_an_outline():
-    coords = np.array(
-        [[0, 0, 0, 0], [-0.5, 0.25, 9, 9], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 1 / 3], *[[0] * 4] * 2]
-    )
+    coords = np.array([[0, 0, 0, 0], [-0.5, 0.25, 9, 9], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 1 / 3], *[[0] * 4] * 2])
     decoded = decode(one_hot(SQUARE), coords.astype(np.float32), all_valid(SQUARE))
     assert outlines.to_text(decoded) == (
         "<NEW_CNT>\nM -0.500000 0.250000\nL 1.000000 0.000000\nL 0.000000 1.000000\n"

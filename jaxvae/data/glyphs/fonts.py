@@ -26,9 +26,7 @@ from jaxvae.outlines import L, M, Q
 
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc")
 # The text families among the fonts that matplotlib carries; DejaVu*Display has a few glyphs only.
-EMBEDDED_FONTS = re.compile(
-    r"DejaVu(Sans|Serif|SansMono)(-(Bold|Italic|Oblique|BoldItalic|BoldOblique))?\.ttf"
-)
+EMBEDDED_FONTS = re.compile(r"DejaVu(Sans|Serif|SansMono)(-(Bold|Italic|Oblique|BoldItalic|BoldOblique))?\.ttf")
 
 CHARSETS = {"ascii": "U+0021-007E", "latin": "U+0021-024F", "all": "U+0000-10FFFF"}
 _RANGE = re.compile(r"U\+([0-9A-F]{1,6})(?:-(?:U\+)?([0-9A-F]{1,6}))?", re.IGNORECASE)
@@ -211,9 +209,6 @@ class _ContourPen(BasePen):
 
     A contour that draws nothing (a lone point) is left out; an open one counts as closed, as filling does.
     """
-
-    # A missing component is damage; drawing the rest would make up a glyph.
-    skipMissingComponents = False
 
     def __init__(self, glyph_set, cubic_tolerance: float):
         super().__init__(glyph_set)

@@ -23,6 +23,10 @@ UNKNOWN_EM = 2.0
 MAX_CONTOURS = 4096
 
 
+# RuntimeError: an encrypted member, or a compression that Python does not have.
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
 class _Layout(NamedTuple):
     """What an array must be: kinds of NumPy's dtype.kind, their name, and axes after the first (N glyphs)."""
 
@@ -60,9 +64,7 @@ def read_npz(path: Path | str) -> list[Glyph]:
     commands, coords = arrays["seq_cmd"], arrays["seq_arg"]
     keep = arrays["seq_mask"].astype(bool) & (commands != PAD)
     ids = arrays.get("contour_ids", np.full(commands.shape, -1))
-    _check_values(
-        path, "seq_cmd", keep & ((commands < 0) | (commands >= NUM_COMMANDS)), "is no command (0..8)"
-    )
+    _check_values(path, "seq_cmd", keep & ((commands < 0) | (commands >= NUM_COMMANDS)), "is no command (0..8)")
     _check_values(path, "seq_arg", keep & ~np.isfinite(coords).all(-1), "is not finite")
     outside = keep & ((ids < -1) | (ids >= MAX_CONTOURS))
     _check_values(path, "contour_ids", outside, f"is not in -1..{MAX_CONTOURS - 1}")
@@ -103,7 +105,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             for key, member in members.items():
                 _check_header(path, key, archive, member, sizes)
             return {key: _read_array(archive, m) for key, m in members.items() if key != "img_dt"}
-    except (OSError, EOFError, ValueError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} cannot be read as a glyph file (.npz): {error}") from error
 
 
@@ -124,9 +126,7 @@ def _check_header(path: Path, key: str, archive: zipfile.ZipFile, member: str, s
     )
     if not matches:
         wanted = ", ".join(map(str, known))
-        raise UserError(
-            f"{path}: {key} has shape {tuple(shape)}, expected ({wanted}{',' * (len(known) == 1)})"
-        )
+        raise UserError(f"{path}: {key} has shape {tuple(shape)}, expected ({wanted}{',' * (len(known) == 1)})")
     if not shape[0]:
         raise UserError(f"{path}: {key} is empty, expected one row per glyph")
     sizes |= {axis: size for axis, size in zip(expected, shape, strict=True) if isinstance(axis, str)}

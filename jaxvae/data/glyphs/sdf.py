@@ -153,10 +153,10 @@ def _winding_area(start: np.ndarray, end: np.ndarray, size: int) -> Float[np.nda
     row = np.floor(middle.imag).astype(int)
     seen = (row >= 0) & (row < size)
     row, x, height = row[seen], middle.real[seen], (b - a).imag[seen]
-    # Left of the image a piece still turns the whole row; right of it only the two spare columns.
-    column = np.clip(np.floor(x), 0, size).astype(int)
+    # Left of the image a piece still turns the whole row, right of it only the spare column.
+    column = np.clip(np.floor(x), 0, size - 1).astype(int)
     right = height * np.clip(column + 1 - x, 0, 1)
-    width = size + 2
+    width = size + 1
     cell = row * width + column
     change = np.bincount(
         np.concatenate([cell, cell + 1]), np.concatenate([right, height - right]), minlength=size * width

@@ -104,13 +104,8 @@ class GlyphSource:
         longest = max(map(len, glyphs))
         if longest > max_tokens:
             raise ValueError(f"a glyph has {longest} tokens, more than max_tokens = {max_tokens}")
-        self.glyphs, self.image_size, self.sdf_clip_px, self.rsm, self.end = (
-            glyphs,
-            image_size,
-            sdf_clip_px,
-            rsm,
-            end,
-        )
+        self.glyphs, self.rsm, self.end = glyphs, rsm, end
+        self.image_size, self.sdf_clip_px = image_size, sdf_clip_px
         self._fixed = stages == "fixed"
         self._ratios = tuple(eval_stages if self._fixed else stage_ratios)
         self._probabilities = stage_probabilities
@@ -138,19 +133,18 @@ class GlyphSource:
     def load(self, index: int, draw: int) -> dict[str, np.ndarray]:
         """One example of l tokens, without padding.
 
-        Returns: commands, contour_ids int32 [l], coords float32 [l, 4], token_mask bool [l], topology uint8
-          [l], sdf float32 [image_size, image_size] of these tokens, and em, normalised units per em, float32
-          [].
+        Returns:
+          `commands`, `contour_ids` int32 [l], `coords` float32 [l, 4], `token_mask` bool [l],
+          `topology` uint8 [l]; `sdf` float32 [image_size, image_size] of these tokens; and `em`, normalised
+          units per em, float32 [].
         """
         example = self._tokens(index, draw)
         tokens = example["commands"], example["coords"], example["token_mask"]
         example["sdf"] = stage_sdf(*tokens, self.image_size, self.sdf_clip_px)
-        example["em"] = np.float32(self._glyph(index).em)
+        example["em"] = np.asarray(self._glyph(index).em, np.float32)
         return example
 
-    def collate(
-        self, examples: Sequence[dict[str, np.ndarray]], capacity: tuple[int, ...]
-    ) -> dict[str, np.ndarray]:
+    def collate(self, examples: Sequence[dict[str, np.ndarray]], capacity: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Examples padded to `capacity` = (tokens,) and stacked along a new first axis."""
         (tokens,) = capacity
         batch = {name: np.stack([example[name] for example in examples]) for name in ("sdf", "em")}
@@ -165,7 +159,7 @@ class GlyphSource:
     def command_counts(self) -> Int[np.ndarray, " commands"]:
         """How often each command is valid in epoch 0 of seed 0, whatever the seed of a run."""
         counts = np.zeros(NUM_COMMANDS, np.int64)
-        for index, draw in enumerate(self.draw(seed=0, epoch=0)):
+        for index, draw in enumerate(self.draw(seed=0, epoch=0).tolist()):
             tokens = self._tokens(index, draw)
             counts += np.bincount(tokens["commands"][tokens["token_mask"]], minlength=NUM_COMMANDS)
         return counts
@@ -200,24 +194,16 @@ class GlyphSource:
             return np.array([[len(glyph)] for glyph in self.glyphs])
         for glyph in self.glyphs:
             if glyph.contour_ids.max() < 0:
-                raise UserError(
-                    f"{glyph.label} has no contour ids, so no prefixes can be cut: switch off data.rsm"
-                )
-        return np.array(
-            [prefix_lengths(g.commands, g.contour_ids, self._ratios, self.end) for g in self.glyphs]
-        )
+                raise UserError(f"{glyph.label} has no contour ids, so no prefixes can be cut: switch off data.rsm")
+        return np.array([prefix_lengths(g.commands, g.contour_ids, self._ratios, self.end) for g in self.glyphs])
 
     def _choose_capacities(self, num_buckets: int, largest: int) -> tuple[tuple[int, ...], ...]:
         """Quantiles 1/n, 2/n, ... of the lengths of an average epoch, rounded up; `largest` is the last."""
         weights = np.ones(len(self._ratios)) if self._fixed else self._probabilities
         lengths = self._lengths.ravel()
         shares = np.arange(1, num_buckets) / num_buckets
-        quantiles = np.quantile(
-            lengths, shares, weights=np.tile(weights, len(self.glyphs)), method="inverted_cdf"
-        )
-        return tuple(
-            (tokens,) for tokens in sorted({*(min(_round_up(int(q)), largest) for q in quantiles), largest})
-        )
+        quantiles = np.quantile(lengths, shares, weights=np.tile(weights, len(self.glyphs)), method="inverted_cdf")
+        return tuple((tokens,) for tokens in sorted({*(min(_round_up(int(q)), largest) for q in quantiles), largest}))
 
 
 def _round_up(tokens: int) -> int:

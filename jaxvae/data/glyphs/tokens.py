@@ -12,8 +12,8 @@ from jaxtyping import Float, Int, UInt8
 
 from jaxvae.outlines import END, HOLE, NEW, TOPOLOGY_BITS, L, M, Q, Z, loss_masks
 
-# Grid of `outline_digest`, steps per em. In a font of 2048 units per em many coordinates, and the points implied
-# between them, lie exactly on a half; the shift keeps rounding errors from throwing them to either side.
+# Grid of `outline_digest`, steps per em. In a font of 2048 units per em many coordinates, and the points
+# implied between them, lie exactly on a half; the shift keeps rounding errors from parting equal outlines.
 DIGEST_STEPS_PER_EM = 1000
 _HALF_STEP = 0.5 + 1 / 1024
 

@@ -375,7 +375,8 @@ def training_overrides(case):
 
 
 def unweighted(terms, c, beta):
-    return {"ce": terms["term_ce"] / c["ce_weight"], "l1": terms["term_l1"] / c["l1_weight"], "kl": terms["term_kl"] / beta}
+    weights = {"ce": c["ce_weight"], "l1": c["l1_weight"], "kl": beta}
+    return {name: terms[f"term_{name}"] / weight for name, weight in weights.items()}
 
 
 def gradients(case):

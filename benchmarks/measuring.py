@@ -1,0 +1,103 @@
+"""What the benchmarks measure with: times of things run in turn, products in a program, peak of the machine."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# Sides of square products, large enough to reach a device's peak and quick enough to be repeated.
+PEAK_SIZES = {"cpu": (1024, 2048), "accelerator": (4096, 8192)}
+PEAK_ROUNDS = 5
+# Above this ratio of median to minimum the machine did other work, and times say little.
+BUSY = 1.3
+
+
+class Times(NamedTuple):
+    """Seconds of repeated runs. The minimum is the number to compare: other work only ever adds to it."""
+
+    min: float
+    median: float
+
+    @property
+    def busy(self) -> bool:
+        return self.median > BUSY * self.min
+
+
+def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
+    """Wall times of each function, all of them once per round, so that none has the machine's quiet minutes alone.
+
+    A function returns when its work is done. One run of each before the first round is not counted.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(rounds + 1):
+        for name, function in functions.items():
+            since = time.perf_counter()
+            function()
+            if round_:
+                seconds[name].append(time.perf_counter() - since)
+    return {name: Times(min(values), statistics.median(values)) for name, values in seconds.items()}
+
+
+def matmul_peak(dtype: str) -> dict[str, float]:
+    """The fastest of a few square products: {'flops_per_s', 'size'}, 2 n^3 operations each, default precision."""
+    sizes = PEAK_SIZES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
+    best = {"flops_per_s": 0.0, "size": 0}
+    for size in sizes:
+        a = jax.random.normal(jax.random.key(size), (size, size)).astype(dtype)
+        product = jax.jit(jnp.matmul)
+        times = in_turn({"matmul": lambda: jax.block_until_ready(product(a, a))}, PEAK_ROUNDS)["matmul"]  # noqa: B023
+        best = max(best, {"flops_per_s": 2 * size**3 / times.min, "size": size}, key=lambda x: x["flops_per_s"])
+    return best
+
+
+def product_flops(jaxpr) -> int:
+    """Floating point operations in the matrix products and convolutions of a jaxpr, 2 per multiply-add.
+
+    Counted in the program as it was traced and not by XLA's cost analysis, which counts the body of a loop once:
+    here the body of a scan (micro-batches, chunks of attention, loops of fixed length) counts as often as it
+    runs. Of a conditional the most expensive branch counts; a `while` of unknown length counts once. What is
+    computed again in the backward pass counts again; work that is no product (softmax, norms, the optimizer)
+    does not count.
+    """
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation) -> int:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        shape = equation.invars[0].aval.shape
+        return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * equation.outvars[0].aval.size * kernel.size // features
+    inner = [product_flops(getattr(p, "jaxpr", p)) for p in _flat(params.values()) if _is_jaxpr(p)]
+    if name == "cond":
+        return max(inner)
+    return sum(inner) * params.get("length", 1) if name == "scan" else sum(inner)
+
+
+def _flat(values):
+    for value in values:
+        yield from value if isinstance(value, tuple | list) else (value,)
+
+
+def _is_jaxpr(value) -> bool:
+    return hasattr(getattr(value, "jaxpr", value), "eqns")
+
+
+def memory(compiled) -> dict[str, int]:
+    """Bytes that a compiled program holds at its peak by XLA's account; `total` is their sum without `aliased`."""
+    analysis = compiled.memory_analysis()
+    parts = {
+        "arguments": analysis.argument_size_in_bytes,
+        "outputs": analysis.output_size_in_bytes,
+        "temporaries": analysis.temp_size_in_bytes,
+        "aliased": analysis.alias_size_in_bytes,
+    }
+    return parts | {"total": parts["arguments"] + parts["outputs"] + parts["temporaries"] - parts["aliased"]}

@@ -1,0 +1,236 @@
+"""Measures the train step of a configuration: compile time, step time, memory, share of the machine's peak.
+
+    python benchmarks/step.py --config=configs/glyph_vae.py:small
+    python benchmarks/step.py --config=configs/glyph_vae.py:small --against=torch --capacity=40 --json=step.json
+    python benchmarks/step.py --config=configs/glyph_vae.py --config.data.batch_size=4 \
+        --config.precision.compute=float32 --against=torch
+
+The step is the one that training jits (`jaxvae.train.setup`), with its metrics, averages and check for non-finite
+numbers, on a batch that the configuration's plan makes in its first epoch; the batch lies on the device already.
+Times are wall times of single steps, each awaited. With --against=torch the same updates are made by the task's
+PyTorch twin in this process, after both gave the same losses and the same norm of the gradient; both run in turn,
+and the ratio is that of the fastest steps. On a CPU, start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for
+fewer page faults.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from measuring import in_turn, matmul_peak, memory, product_flops
+
+from jaxvae import cli
+from jaxvae.config import require
+from jaxvae.data.loader import assemble
+from jaxvae.data.plan import PlannedBatch
+from jaxvae.errors import UserError
+from jaxvae.tasks.task import example_keys
+from jaxvae.train.setup import Setup, count_parameters, prepare
+from jaxvae.train.sharding import put_batch
+from jaxvae.train.state import TRAIN
+
+_AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Time the task's twin in this framework as well.")
+_ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps.", lower_bound=1)
+_CAPACITY = flags.DEFINE_list("capacity", [], "Sizes that the batch is padded to; default the largest there are.")
+_JSON = flags.DEFINE_string("json", "", "File for the numbers.")
+
+# Modules beside this one that hold a task's PyTorch twin (`TorchTwin`).
+TORCH_TWINS = {"glyph_vae": "torch_glyph_vae"}
+# Largest relative difference between jaxvae and its twin at which they compute the same.
+TOLERANCE = 1e-4
+MIB = 2**20
+
+
+def main() -> None:
+    config = cli.config()
+    twin_module = find_twin(config) if _AGAINST.value else None
+    # An entry of the compilation cache would be loaded in no time and reported as a compilation.
+    jax.config.update("jax_enable_compilation_cache", False)
+    with tempfile.TemporaryDirectory(prefix="jaxvae-step-") as folder:
+        setup = prepare(config, folder)
+        setup.checkpoints.close()
+    planned = choose_batch(setup, _CAPACITY.value)
+    numbers = measure(setup, planned, twin_module, _ROUNDS.value)
+    if _JSON.value:
+        Path(_JSON.value).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    print(report(numbers))
+
+
+def find_twin(config):
+    """The module with the task's PyTorch twin.
+
+    Raises:
+      UserError: if there is none, torch is missing, or the twin cannot do what the configuration asks for.
+    """
+    if config.task not in TORCH_TWINS:
+        raise UserError(f"--against=torch: task {config.task} has no twin, only {', '.join(TORCH_TWINS)}")
+    if importlib.util.find_spec("torch") is None:
+        raise UserError("--against=torch: torch is not installed: pip install 'jaxvae[torch]'")
+    if jax.device_count() > 1 or jax.default_backend() != "cpu":
+        raise UserError("--against=torch compares on one CPU: set JAX_PLATFORMS=cpu")
+    what = "--against=torch compares"
+    require(config, "precision.compute", config.precision.compute == "float32", f"{what} in float32 only")
+    require(config, "optim.name", config.optim.name == "adamw", f"{what} adamw only")
+    require(config, "optim.accum", config.optim.accum == 1, f"{what} whole batches only: 1")
+    return importlib.import_module(TORCH_TWINS[config.task])
+
+
+def choose_batch(setup: Setup, sizes: list[str]) -> PlannedBatch:
+    """The widest batch of the first epoch that fits into the capacity `sizes`, padded to it; [] is the largest.
+
+    Raises:
+      UserError: if `sizes` is no capacity, or every batch is wider.
+    """
+    source = setup.sources["train"]
+    largest = tuple(source.capacities[-1])
+    there_are = f"--capacity={','.join(sizes)}: the data has {'; '.join(map(str, source.capacities))}"
+    try:
+        capacity = tuple(map(int, sizes)) or largest
+    except ValueError:
+        raise UserError(f"{there_are}; give numbers, separated by commas") from None
+    epoch = [setup.plan.batch(step) for step in range(setup.plan.steps_per_epoch)]
+    fitting = [planned for planned in epoch if fits(planned.capacity, capacity)]
+    if len(capacity) != len(largest) or not fits(capacity, largest) or not fitting:
+        raise UserError(f"{there_are}; give one of them, or anything between")
+    widest = max(fitting, key=lambda planned: (planned.capacity, len(planned.indices)))
+    return widest._replace(capacity=capacity)
+
+
+def fits(sizes: tuple[int, ...], capacity: tuple[int, ...]) -> bool:
+    return all(size <= room for size, room in zip(sizes, capacity, strict=False))
+
+
+class JaxvaeStep:
+    """The compiled train step on one batch; every call makes an update and waits for it."""
+
+    def __init__(self, setup: Setup, batch: dict[str, np.ndarray]):
+        self.state, self.batch = setup.state, put_batch(batch, setup.mesh)
+        since = time.perf_counter()
+        traced = setup.train_step.trace(self.state, self.batch)
+        lowered = traced.lower()
+        self.trace_s = time.perf_counter() - since
+        self.compiled = lowered.compile()
+        self.compile_s = time.perf_counter() - since - self.trace_s
+        self.flops = product_flops(traced.jaxpr.jaxpr)
+
+    def __call__(self) -> dict[str, float]:
+        self.state, stats = jax.block_until_ready(self.compiled(self.state, self.batch))
+        return stats
+
+
+def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> dict:
+    """All numbers, JSON-able; times in seconds, memory in bytes."""
+    config = setup.config
+    batch = assemble(setup.plan, planned, setup.rows)
+    parameters = count_parameters(setup.state.params)
+    step = JaxvaeStep(setup, batch)
+    numbers = {
+        "task": config.task,
+        "preset": config.preset,
+        "command": cli.command_line(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "threads": os.cpu_count(),
+        "versions": versions("jax", "jaxlib", "flax", "numpy"),
+        "parameters": parameters,
+        "compute": config.precision.compute,
+        "capacity": list(planned.capacity),
+        "examples": len(planned.indices),
+        "batch": {name: list(array.shape) for name, array in batch.items()},
+        "trace_s": step.trace_s,
+        "compile_s": step.compile_s,
+        "memory": memory(step.compiled),
+        "matmul_peak": {dtype: matmul_peak(dtype) for dtype in sorted({"float32", config.precision.compute})},
+        "step_flops": step.flops,
+    }
+    functions = {"jaxvae": step}
+    if twin_module:
+        class_weight = np.asarray(setup.state.collections["statistics"]["class_weight"])
+        twin = twin_module.TorchTwin(config, setup.state.params, class_weight, batch)
+        numbers["versions"] |= versions("torch")
+        numbers["difference"] = prove_equal(setup, step, twin)
+        functions["torch"] = twin.step
+    times = in_turn(functions, rounds)
+    numbers["rounds"] = rounds
+    numbers["times"] = {name: t._asdict() | {"busy": t.busy} for name, t in times.items()}
+    if twin_module:
+        numbers["ratio"] = times["jaxvae"].min / times["torch"].min
+    numbers["examples_per_s"] = numbers["examples"] / times["jaxvae"].min
+    peak = numbers["matmul_peak"][config.precision.compute]["flops_per_s"] * jax.device_count()
+    numbers["flops_per_s"] = step.flops / times["jaxvae"].min
+    numbers["share_of_peak"] = numbers["flops_per_s"] / peak
+    if on_device := jax.devices()[0].memory_stats():
+        numbers["device_peak_bytes"] = on_device["peak_bytes_in_use"]
+    return numbers
+
+
+def versions(*modules: str) -> dict[str, str]:
+    return {"python": platform.python_version()} | {m: importlib.import_module(m).__version__ for m in modules}
+
+
+def prove_equal(setup: Setup, step: JaxvaeStep, twin) -> dict[str, float]:
+    """Relative differences of the loss terms and of the gradient's norm: same weights, batch and noise.
+
+    Both take the weight that the KL has after its warm-up, or its gradient would go unnoticed.
+
+    Raises:
+      RuntimeError: if one is above `TOLERANCE`: then the two do not compute the same, and times mean nothing.
+    """
+    warm, at = setup.config.loss.beta_warmup, setup.state.step.sharding
+    state = jax.tree.map(lambda x: x.copy(), setup.state)  # the step eats it
+    state = state.replace(step=jax.device_put(np.int32(warm), at))
+    key = jax.random.fold_in(jax.random.fold_in(state.key, TRAIN), warm)
+    draws = setup.task.draws(example_keys(key, np.arange(setup.rows)), step.batch)
+    _, stats = step.compiled(state, step.batch)
+    theirs = twin.losses(jax.tree.map(np.asarray, draws))
+    ours = {name: float(stats[name].compute()) for name in theirs}
+    difference = {name: abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-30) for name in theirs}
+    if wrong := {name: (ours[name], theirs[name]) for name, d in difference.items() if not d <= TOLERANCE}:
+        raise RuntimeError(f"jaxvae and its twin differ by more than {TOLERANCE}: (ours, theirs) = {wrong}")
+    return difference
+
+
+def report(n: dict) -> str:
+    """The numbers for people."""
+    times, memory_mib = n["times"], {name: f"{size / MIB:,.0f}" for name, size in n["memory"].items()}
+    kinds = ", ".join(f"{n['devices'].count(kind)} x {kind}" for kind in dict.fromkeys(n["devices"]))
+    lines = {
+        "task": f"{n['task']}:{n['preset']}, {n['parameters']:,} parameters, {n['compute']}",
+        "device": f"{kinds}, {n['threads']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in n["versions"].items()),
+        "batch": f"{n['examples']} examples of up to {tuple(n['capacity'])}: "
+        + ", ".join(f"{name} {shape}" for name, shape in n["batch"].items()),
+        "compile": f"{n['trace_s']:.1f} s to trace, {n['compile_s']:.1f} s to compile",
+        "memory": f"{memory_mib['total']} MiB: arguments {memory_mib['arguments']} + outputs {memory_mib['outputs']} "
+        f"+ temporaries {memory_mib['temporaries']} - aliased {memory_mib['aliased']}",
+        **{
+            f"peak {dtype}": f"{peak['flops_per_s'] / 1e9:,.0f} GFLOP/s in a product of side {peak['size']}"
+            for dtype, peak in n["matmul_peak"].items()
+        },
+        **{
+            f"step {name}": f"{1e3 * t['min']:,.2f} ms at best of {n['rounds']}, {1e3 * t['median']:,.2f} ms median"
+            for name, t in times.items()
+        },
+        "speed": f"{n['examples_per_s']:,.1f} examples/s; {n['step_flops'] / 1e9:,.1f} GFLOP of products per step, "
+        f"{n['flops_per_s'] / 1e9:,.0f} GFLOP/s, {n['share_of_peak']:.0%} of the peak",
+    }
+    if "device_peak_bytes" in n:
+        lines["on device"] = f"{n['device_peak_bytes'] / MIB:,.0f} MiB at most since the start"
+    if "ratio" in n:
+        equal = ", ".join(f"{name} {d:.0e}" for name, d in n["difference"].items())
+        lines["equality"] = f"same weights, batch and noise; relative differences: {equal}"
+        lines["ratio"] = f"{n['ratio']:.2f} = jaxvae's step / torch's, fastest against fastest"
+    if any(t["busy"] for t in times.values()):
+        lines["warning"] = "a median is far above its minimum: the machine was busy, measure again"
+    return "\n".join(f"{name:14}{text}" for name, text in lines.items())
+
+
+if __name__ == "__main__":
+    cli.run(main)

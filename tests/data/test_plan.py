@@ -1,0 +1,107 @@
+"""The plan and the loader, on a source of numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxvae.data.loader import Loader, assemble
+from jaxvae.data.plan import Plan
+
+
+class Numbers:
+    """Example i is a list of `size` copies of i; the draw adds to its size."""
+
+    capacities = ((4,), (8,), (12,))
+    fingerprint = "numbers"
+
+    def __init__(self, sizes):
+        self._sizes = np.asarray(sizes)
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def name(self, index):
+        return str(index)
+
+    def draw(self, seed, epoch):
+        return np.random.default_rng([seed, epoch]).integers(0, 3, len(self))
+
+    def sizes(self, draws):
+        return (self._sizes + draws)[:, None]
+
+    def load(self, index, draw):
+        return {"x": np.full(self._sizes[index] + draw, index, np.float32)}
+
+    def collate(self, examples, capacity):
+        out = np.full((len(examples), capacity[0]), -1, np.float32)
+        for row, example in zip(out, examples, strict=True):
+            row[: len(example["x"])] = example["x"]
+        return {"x": out}
+
+
+sizes = st.lists(st.integers(1, 10), min_size=1, max_size=40)
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes, st.integers(1, 9), st.integers(0, 5))
+def test_an_epoch_holds_every_example_once_in_a_capacity_that_fits(sizes, batch_size, seed):
+    plan = Plan(Numbers(sizes), batch_size, seed)
+    for epoch in (0, 3):
+        steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+        batches = [plan.batch(step) for step in steps]
+        assert sorted(np.concatenate([b.indices for b in batches])) == list(range(len(sizes)))
+        for b in batches:
+            assert (plan.source._sizes[b.indices] + b.draws).max() <= b.capacity[0]
+            assert len(b.indices) <= batch_size
+
+
+@settings(deadline=None, max_examples=25)
+@given(sizes, st.integers(1, 5), st.integers(0, 50))
+def test_a_batch_is_a_pure_function_of_seed_and_step(sizes, batch_size, step):
+    one, two = (Plan(Numbers(sizes), batch_size, seed=3) for _ in range(2))
+    one.batch(0), one.batch(step + 1)  # what was asked before does not matter
+    np.testing.assert_array_equal(one.batch(step).indices, two.batch(step).indices)
+    np.testing.assert_array_equal(one.batch(step).draws, two.batch(step).draws)
+
+
+def test_epochs_and_seeds_differ():
+    def order(seed, epoch):
+        plan = Plan(Numbers([3] * 64), 8, seed)
+        return [tuple(plan.batch(epoch * 8 + i).indices) for i in range(8)]
+
+    assert order(0, 0) != order(0, 1)
+    assert order(0, 0) != order(1, 0)
+
+
+def test_evaluation_goes_from_small_to_large():
+    plan = Plan(Numbers([9, 1, 5, 1, 9, 5, 1]), 3, seed=0, shuffle=False)
+    capacities = [plan.batch(i).capacity for i in range(plan.steps_per_epoch)]
+    assert capacities == sorted(capacities)
+
+
+def test_an_example_that_fits_nowhere_is_an_error():
+    with pytest.raises(ValueError, match="exceeds capacity"):
+        Plan(Numbers([30]), 1, seed=0).batch(0)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_loader_keeps_the_order_and_pads_with_masked_rows(workers):
+    plan = Plan(Numbers([1, 2, 3, 4, 5]), 2, seed=0)
+    seen = list(Loader(plan, rows=4, start=1, stop=7, workers=workers))
+    assert [step for step, _ in seen] == list(range(1, 7))
+    for step, batch in seen:
+        expected = assemble(plan, plan.batch(step), 4)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(batch[name], array)
+        assert batch["valid"].sum() == len(plan.batch(step).indices)
+        np.testing.assert_array_equal(batch["x"][batch["valid"], 0], batch["index"][batch["valid"]])
+
+
+def test_an_error_in_a_worker_reaches_the_consumer():
+    class Broken(Numbers):
+        def load(self, index, draw):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="disk"):
+        list(Loader(Plan(Broken([1, 2]), 1, seed=0), 1, 0, 2, 2))
