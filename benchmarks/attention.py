@@ -2,23 +2,23 @@
 
     python benchmarks/attention.py [--json=PATH] [--rounds=9] [--shapes=16x16x256x256x32,...]
 
-Shapes are B x H x Lq x Lk x d, float32, with a key mask. All variants of a shape run in turn in one process; a
-time is the smallest of the rounds and is given relative to torch's scaled_dot_product_attention (to the naive
-formula where torch is missing or jax runs on an accelerator). Numbers in brackets are MiB of temporary memory.
+Shapes are B x H x Lq x Lk x d, float32, with a key mask. All variants of a shape run in turn in one process.
+A time is the smallest of the rounds, relative to that of torch's scaled_dot_product_attention (of the naive
+formula where torch is missing or jax runs on an accelerator). In brackets: MiB of temporary memory.
 """
 
-import argparse
 import functools
 import json
 import math
 import os
 import platform
-import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import app, flags, logging
+from measuring import in_turn
 
 from jaxvae.nn import attention as module
 
@@ -31,6 +31,9 @@ SHAPES = (
     "16x16x64x64x32,16x16x128x128x32,16x16x256x256x32,16x16x512x512x32,"
     "16x16x128x64x32,16x16x256x64x32,32x8x48x48x16,64x4x32x32x32"
 )
+_SHAPES = flags.DEFINE_list("shapes", SHAPES, "Shapes to measure.")
+_ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed rounds; each takes 20 ms or one step.", lower_bound=1)
+_JSON = flags.DEFINE_string("json", "", "File for the numbers.")
 MIB = 2**20
 
 
@@ -135,65 +138,62 @@ def torch_step(data):
     return step
 
 
-def measure(shape, rounds, baseline):
+def repeated(step, times):
+    def run():
+        for _ in range(times):
+            step()
+
+    return run
+
+
+def measure(shape, baseline):
     """One row per variant: {shape, variant, ratio, milliseconds, temp_mib}."""
     data = example(shape)
-    steps = {name: compile_variant(name, data) for name in VARIANTS}
+    steps, temp_mib = {}, {"torch": None}
+    for name in VARIANTS:
+        steps[name], temp_mib[name] = compile_variant(name, data)
     if baseline == "torch":
-        steps["torch"] = torch_step(data), None
-    want = steps[baseline][0]()
-    for name, (step, _) in steps.items():
+        steps["torch"] = torch_step(data)
+    want = steps[baseline]()
+    for name, step in steps.items():
         for a, b in zip(step(), want, strict=True):
             np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=5e-5, err_msg=name)
 
-    def seconds(step, repeats):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            step()
-        return (time.perf_counter() - start) / repeats
-
-    repeats = math.ceil(0.02 / seconds(steps[baseline][0], 1))
-    times = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, (step, _) in steps.items():
-            step()
-            times[name].append(seconds(step, repeats))
-    best = min(times[baseline])
-    spread = statistics.median(times[baseline]) / best
-    unsure = " (cores busy: repeat)" if spread > 1.3 else ""
-    print(f"\n{'x'.join(map(str, shape))}: {baseline} {1e3 * best:.2f} ms, median / min {spread:.2f}{unsure}")
+    start = time.perf_counter()
+    steps[baseline]()
+    repeats = math.ceil(0.02 / (time.perf_counter() - start))
+    times = in_turn({name: repeated(step, repeats) for name, step in steps.items()}, _ROUNDS.value)
+    best = times[baseline]
+    busy = ", cores were busy: repeat" if best.busy else ""
+    print(f"\n{'x'.join(map(str, shape))}: {baseline} {1e3 * best.min / repeats:.2f} ms{busy}")
     rows = []
-    for name, (_, temp) in steps.items():
-        ratio = min(times[name]) / best
-        rows.append(dict(shape=shape, variant=name, ratio=ratio, milliseconds=1e3 * min(times[name]), temp_mib=temp))
+    for name in steps:
+        row = {"shape": shape, "variant": name, "ratio": times[name].min / best.min}
+        rows.append(row | {"milliseconds": 1e3 * times[name].min / repeats, "temp_mib": temp_mib[name]})
         if name != "torch":
-            print(f"  {name:30s} {ratio:5.2f} [{temp:5.0f}]", flush=True)
+            print(f"  {name:30s} {row['ratio']:5.2f} [{temp_mib[name]:5.0f}]", flush=True)
     return rows
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", help="also write the numbers to this file")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--shapes", default=SHAPES)
-    flags = parser.parse_args()
-    baseline = "torch" if torch and jax.default_backend() == "cpu" else "naive"
+def main(_):
+    logging.set_verbosity(logging.WARNING)  # jax reports each kind of accelerator that it does not find
+    cores = len(os.sched_getaffinity(0))
     if torch:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
-    header = dict(
-        jax=jax.__version__,
-        torch=torch.__version__ if torch else None,
-        devices=[f"{device.platform} {device.device_kind}" for device in jax.devices()],
-        machine=f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
-        baseline=baseline,
-    )
+        torch.set_num_threads(cores)
+    header = {
+        "jax": jax.__version__,
+        "torch": torch.__version__ if torch else None,
+        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
+        "machine": f"{platform.machine()}, {cores} cores",
+        "baseline": "torch" if torch and jax.default_backend() == "cpu" else "naive",
+    }
     print(*(f"{key}: {value}" for key, value in header.items()), sep="\n")
-    shapes = [tuple(map(int, shape.split("x"))) for shape in flags.shapes.split(",")]
-    rows = [row for shape in shapes for row in measure(shape, flags.rounds, baseline)]
-    if flags.json:
-        with open(flags.json, "w") as file:
-            json.dump(dict(header, rows=rows), file, indent=1)
+    shapes = [tuple(map(int, shape.split("x"))) for shape in _SHAPES.value]
+    rows = [row for shape in shapes for row in measure(shape, header["baseline"])]
+    if _JSON.value:
+        with open(_JSON.value, "w") as file:
+            json.dump(header | {"rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":
-    main()
+    app.run(main)

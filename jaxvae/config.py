@@ -31,7 +31,8 @@ def trainer_config() -> ConfigDict:
     c.optim = ConfigDict()
     c.optim.name = "adamw"  # adamw | adam (weight_decay as L2) | sgd (b1 = momentum)
     c.optim.lr = 3e-4  # peak learning rate, after warm-up
-    c.optim.weight_decay = 0.0  # on matrices and convolutions; never on biases, norms and embeddings
+    c.optim.weight_decay = 0.0
+    c.optim.decay_on = "kernels"  # kernels: matrices and convolutions | all: biases, norms and tables too, as PyTorch
     c.optim.b1 = 0.9
     c.optim.b2 = 0.999
     c.optim.eps = 1e-8
@@ -144,6 +145,7 @@ def validate_trainer(config: ConfigDict) -> None:
     for key in ("optim.b1", "optim.b2"):
         require(c, key, 0 <= flatten(c)[key] < 1, "must be in [0, 1)")
     require_one_of(c, "optim.name", ("adamw", "adam", "sgd"))
+    require_one_of(c, "optim.decay_on", ("kernels", "all"))
     require_one_of(c, "optim.schedule.name", ("constant", "cosine", "exponential", "step"))
     require_one_of(c, "precision.compute", ("float32", "bfloat16"))
     require_one_of(c, "train.eval_weights", ("raw", *c.optim.ema))

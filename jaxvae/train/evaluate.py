@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 import jax
+import numpy as np
 
 from jaxvae.data.loader import Loader, assemble
-from jaxvae.data.plan import Plan
+from jaxvae.data.plan import Plan, PlannedBatch
 from jaxvae.data.source import Source
 from jaxvae.stats import Stats, merge, to_host
 from jaxvae.tasks.task import example_keys
@@ -30,9 +31,13 @@ class Evaluator:
         for _, batch in Loader(self.plan, self.rows, 0, self.plan.steps_per_epoch, self.workers):
             yield put_batch(batch, self.mesh)
 
-    def middle_batch(self) -> dict[str, jax.Array]:
-        """A batch of examples of middling size, for pictures."""
-        planned = self.plan.batch(self.plan.steps_per_epoch // 2)
+    def sample_batch(self) -> dict[str, jax.Array]:
+        """Examples from all over the source, small and large, for pictures."""
+        source = self.plan.source
+        order = np.concatenate([self.plan.batch(i).indices for i in range(self.plan.steps_per_epoch)])
+        count = min(self.plan.batch_size, len(order))
+        indices = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
+        planned = PlannedBatch(tuple(source.capacities[-1]), indices, source.draw(0, 0)[indices])
         return put_batch(assemble(self.plan, planned, self.rows), self.mesh)
 
     def evaluate(self, variables, key, step) -> dict[str, float]:

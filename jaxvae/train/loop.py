@@ -80,7 +80,7 @@ class Actions:
     def __init__(self, setup: Setup, recorder: Recorder, console: TrainConsole):
         self.setup, self.recorder, self.console = setup, recorder, console
         self.show = jax.jit(with_draws(setup.task, setup.task.show))
-        self.picture_batch = setup.evaluator.middle_batch()
+        self.picture_batch = setup.evaluator.sample_batch()
 
     def due(self, step: int) -> set[str]:
         """The actions of a step; all of them at the last."""

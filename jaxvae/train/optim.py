@@ -22,18 +22,15 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def decays(params):
-    """Which leaves weight decay acts on: matrices and convolutions, by the name `kernel` of their leaf.
-
-    Biases, norms' scales and embedding tables are left alone.
-    """
+def kernels(params):
+    """True for matrices and convolutions, by the name of their leaf; False for biases, norms' scales and tables."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
     """Clipping, then the direction of AdamW, Adam (with weight decay as an L2 penalty) or SGD with momentum."""
     c = config.optim
-    decay = optax.add_decayed_weights(c.weight_decay, mask=decays) if c.weight_decay else optax.identity()
+    decay = optax.add_decayed_weights(c.weight_decay, mask={"kernels": kernels, "all": None}[c.decay_on])
     adam = optax.scale_by_adam(c.b1, c.b2, c.eps)
     clip = clip_by_global_norm(c.clip.norm) if c.clip.norm else optax.identity()
     return {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from jaxvae.train.optim import decays, make_optimizer, make_schedule
+from jaxvae.train.optim import kernels, make_optimizer, make_schedule
 from jaxvae.train.step import update_ema
 
 TASK = "glyph_vae"
@@ -40,7 +40,7 @@ def test_exponential_and_step_halve_per_decay_steps():
 
 def test_weight_decay_spares_biases_norms_and_tables():
     leaves = ("kernel", "bias", "scale", "embedding")
-    assert decays({"layer": dict.fromkeys(leaves, jnp.ones(2))})["layer"] == {
+    assert kernels({"layer": dict.fromkeys(leaves, jnp.ones(2))})["layer"] == {
         "kernel": True,
         "bias": False,
         "scale": False,
@@ -48,8 +48,14 @@ def test_weight_decay_spares_biases_norms_and_tables():
     }
 
 
-def direction(name, weight_decay, grad=2.0, param=10.0):
-    config = tiny_config(TASK, optim__name=name, optim__weight_decay=weight_decay, optim__clip__norm=0.0)
+def direction(name, weight_decay, grad=2.0, param=10.0, decay_on="kernels"):
+    config = tiny_config(
+        TASK,
+        optim__name=name,
+        optim__weight_decay=weight_decay,
+        optim__clip__norm=0.0,
+        optim__decay_on=decay_on,
+    )
     optimizer = make_optimizer(config)
     params = {"kernel": jnp.array([param]), "bias": jnp.array([param])}
     moved, _ = optimizer.update(jax.tree.map(lambda p: p * 0 + grad, params), optimizer.init(params), params)
@@ -62,6 +68,10 @@ def test_adamw_decays_beside_the_gradient_and_adam_within_it():
     assert direction("adam", 0.1) == pytest.approx((1.0, 1.0), rel=1e-5)
     assert direction("adam", 0.1, grad=-0.5)[0] == pytest.approx(1.0, rel=1e-5)
     assert direction("sgd", 0.1) == pytest.approx((2 + 0.1 * 10, 2.0), rel=1e-5)
+
+
+def test_weight_decay_on_all_takes_the_biases_too():
+    assert direction("sgd", 0.1, decay_on="all") == pytest.approx((3.0, 3.0), rel=1e-5)
 
 
 def test_clipping_is_part_of_the_chain():

@@ -374,13 +374,14 @@ def training_overrides(case):
     }
 
 
-def unweighted(terms, c, beta):
-    weights = {"ce": c["ce_weight"], "l1": c["l1_weight"], "kl": beta}
-    return {name: terms[f"term_{name}"] / weight for name, weight in weights.items()}
+def reported(stats):
+    """The terms without their weights, from what training logs."""
+    names = {"ce": "ce_weighted", "l1": "l1", "kl": "kl_used"}
+    return {theirs: stats[ours].compute().astype(np.float32) for theirs, ours in names.items()}
 
 
 def gradients(case):
-    c, i = case.config, on_device(case.inputs)
+    i = on_device(case.inputs)
     task, table = task_of(case, **training_overrides(case)), table_of(case)
     params = on_device(to_flax(table, case.weights))
     collections = {"statistics": {"class_weight": (i["class_weight"])}}
@@ -388,13 +389,13 @@ def gradients(case):
 
     @jax.jit
     def run(params):
-        grads, terms, _ = loss_and_grads(task, params, collections, batch, draws, None, 1)
+        grads, terms, stats = loss_and_grads(task, params, collections, batch, draws, None, 1)
         encoding, decoding = task.model.apply({"params": params}, tokens_of(i), batch["sdf"], draws["eps"])
-        return grads, terms, encoding.posterior, decoding
+        return grads, terms, stats, encoding.posterior, decoding
 
-    grads, terms, posterior, decoding = run(params)
+    grads, terms, stats, posterior, decoding = run(params)
     found = outputs(
-        **unweighted(terms, c, c["beta"]),
+        **reported(stats),
         total=terms["loss"],
         mu=posterior.mean,
         logvar=posterior.logvar,
@@ -419,6 +420,7 @@ def train_steps(case):
         "optim.name": "adamw",
         "optim.lr": c["lr"],
         "optim.weight_decay": c["wd"],
+        "optim.decay_on": "all",
         "optim.clip.norm": c["grad_clip"],
     }
     task, table = RecordedNoise(task_of(case, **overrides).config), table_of(case)
@@ -431,10 +433,8 @@ def train_steps(case):
     rows = []
     for eps in i["eps"]:
         state, stats = step(state, batch | {"eps": jnp.asarray(eps)})
-        values = {name: stat.compute().astype(np.float32) for name, stat in stats.items()}
-        names = {"term_ce", "term_l1", "term_kl"}
-        row = unweighted({name: values[name] for name in names}, c, values["beta"])
-        rows.append(row | {"total": values["loss"], "grad_norm": values["grad_norm"], "beta": values["beta"]})
+        logged = {"total": "loss", "grad_norm": "grad_norm", "beta": "beta"}
+        rows.append(reported(stats) | {theirs: np.float32(stats[ours].compute()) for theirs, ours in logged.items()})
     found = outputs(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
     return found | {f"outputs/after/{name}": array for name, array in from_flax(table, state.params).items()}
 
