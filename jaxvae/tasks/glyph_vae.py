@@ -220,18 +220,23 @@ class GlyphVAETask:
         }
 
     def show(self, variables, batch, draws) -> dict[str, jax.Array]:
-        """Targets above their reconstructions from the mean; black on white."""
+        """Targets above their reconstructions from the mean; black on white, spread over the batch."""
+        count = batch["valid"].shape[0]
+        columns = np.linspace(0, count - 1, min(count, PICTURE_COLUMNS)).round().astype(int)
+        batch, draws = jax.tree.map(lambda x: x[columns], (batch, draws))
         tokens = tokens_of(batch)
         predicted = self.reconstruct(variables, batch, draws, "mean")
         fill = jax.vmap(raster.fill, (0, 0, 0, None))
-        rows = [
-            fill(commands, coords, tokens.mask, 2 * PICTURE_SIZE)[:PICTURE_COLUMNS]
-            for commands, coords in ((tokens.commands, tokens.coords), predicted)
-        ]
-        ink = jnp.stack(rows).astype(jnp.float32)
-        r, n = ink.shape[:2]
-        ink = ink.reshape(r, n, PICTURE_SIZE, 2, PICTURE_SIZE, 2).mean((3, 5))
-        return {"reconstruction": 1.0 - ink.transpose(0, 2, 1, 3).reshape(r * PICTURE_SIZE, n * PICTURE_SIZE)}
+        ink = jnp.stack(
+            [
+                fill(commands, coords, tokens.mask, 2 * PICTURE_SIZE)
+                for commands, coords in ((tokens.commands, tokens.coords), predicted)
+            ]
+        )
+        rows, columns = ink.shape[:2]
+        ink = ink.reshape(rows, columns, PICTURE_SIZE, 2, PICTURE_SIZE, 2).mean((3, 5))
+        grid = ink.transpose(0, 2, 1, 3).reshape(rows * PICTURE_SIZE, columns * PICTURE_SIZE)
+        return {"reconstruction": 1.0 - grid}
 
     # Parts
 
