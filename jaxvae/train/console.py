@@ -5,6 +5,7 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 
 class TrainConsole:
@@ -15,13 +16,15 @@ class TrainConsole:
         self.stop, self.began, self.start = stop, time.monotonic(), start
         self.progress = None
         if sys.stdout.isatty():
+            # The numbers take what is left of the line and are cut first.
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             self.progress = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=20),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=8),
+                TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+                TextColumn("{task.fields[numbers]}", table_column=rest),
                 console=self.console,
+                expand=True,
             )
             self.bar = self.progress.add_task("", total=stop, completed=start, numbers="compiling ...")
 

@@ -32,11 +32,10 @@ class Evaluator:
             yield put_batch(batch, self.mesh)
 
     def sample_batch(self) -> dict[str, jax.Array]:
-        """Examples from all over the source, small and large, for pictures."""
+        """Examples from all over the source, small and large, for pictures; a small source repeats some."""
         source = self.plan.source
         order = np.concatenate([self.plan.batch(i).indices for i in range(self.plan.steps_per_epoch)])
-        count = min(self.plan.batch_size, len(order))
-        indices = order[np.linspace(0, len(order) - 1, count).round().astype(int)]
+        indices = order[np.linspace(0, len(order) - 1, self.rows).round().astype(int)]
         planned = PlannedBatch(tuple(source.capacities[-1]), indices, source.draw(0, 0)[indices])
         return put_batch(assemble(self.plan, planned, self.rows), self.mesh)
 
