@@ -1,6 +1,7 @@
 """What the benchmarks measure with: times of things run in turn, products in a program, peak of the machine."""
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -42,16 +43,25 @@ def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, T
     return {name: Times(min(values), statistics.median(values)) for name, values in seconds.items()}
 
 
+def cpu_threads() -> int:
+    """Cores that this process may use: what both XLA and the twins get."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def matmul_peak(dtype: str) -> dict[str, float]:
     """The fastest of a few square products: {'flops_per_s', 'size'}, 2 n^3 operations each, default precision."""
     sizes = PEAK_SIZES["cpu" if jax.default_backend() == "cpu" else "accelerator"]
     best = {"flops_per_s": 0.0, "size": 0}
     for size in sizes:
-        a = jax.random.normal(jax.random.key(size), (size, size)).astype(dtype)
-        product = jax.jit(jnp.matmul)
-        times = in_turn({"matmul": lambda: jax.block_until_ready(product(a, a))}, PEAK_ROUNDS)["matmul"]  # noqa: B023
-        best = max(best, {"flops_per_s": 2 * size**3 / times.min, "size": size}, key=lambda x: x["flops_per_s"])
+        speed = 2 * size**3 / matmul_time(size, dtype)
+        best = max(best, {"flops_per_s": speed, "size": size}, key=lambda peak: peak["flops_per_s"])
     return best
+
+
+def matmul_time(size: int, dtype: str) -> float:
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
+    product = jax.jit(jnp.matmul)
+    return in_turn({"matmul": lambda: product(a, a).block_until_ready()}, PEAK_ROUNDS)["matmul"].min
 
 
 def product_flops(jaxpr) -> int:

@@ -16,7 +16,6 @@ fewer page faults.
 import importlib
 import importlib.util
 import json
-import os
 import platform
 import tempfile
 import time
@@ -25,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from measuring import in_turn, matmul_peak, memory, product_flops
+from measuring import cpu_threads, in_turn, matmul_peak, memory, product_flops
 
 from jaxvae import cli
 from jaxvae.config import require
@@ -39,7 +38,9 @@ from jaxvae.train.state import TRAIN
 
 _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Time the task's twin in this framework as well.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps.", lower_bound=1)
-_CAPACITY = flags.DEFINE_list("capacity", [], "Sizes that the batch is padded to; default the largest there are.")
+_CAPACITY = flags.DEFINE_list(
+    "capacity", [], "Sizes that the batch is padded to; default the largest there are."
+)
 _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
 
 # Modules beside this one that hold a task's PyTorch twin (`TorchTwin`).
@@ -137,7 +138,7 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
         "preset": config.preset,
         "command": cli.command_line(),
         "devices": [device.device_kind for device in jax.devices()],
-        "threads": os.cpu_count(),
+        "threads": cpu_threads(),
         "versions": versions("jax", "jaxlib", "flax", "numpy"),
         "parameters": parameters,
         "compute": config.precision.compute,
@@ -172,13 +173,15 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
 
 
 def versions(*modules: str) -> dict[str, str]:
-    return {"python": platform.python_version()} | {m: importlib.import_module(m).__version__ for m in modules}
+    return {"python": platform.python_version()} | {
+        m: importlib.import_module(m).__version__ for m in modules
+    }
 
 
 def prove_equal(setup: Setup, step: JaxvaeStep, twin) -> dict[str, float]:
     """Relative differences of the loss terms and of the gradient's norm: same weights, batch and noise.
 
-    Both take the weight that the KL has after its warm-up, or its gradient would go unnoticed.
+    Both weigh the KL as after its warm-up, or its gradient would go unnoticed.
 
     Raises:
       RuntimeError: if one is above `TOLERANCE`: then the two do not compute the same, and times mean nothing.

@@ -1,21 +1,21 @@
 """The glyph VAE in PyTorch, from its fastest stock layers: what jaxvae's train step is measured against.
 
 The same function as `jaxvae.models.glyph_vae` with the losses of `jaxvae.tasks.glyph_vae`, written the way a
-PyTorch user would write it: nn.Linear, nn.Conv2d, nn.LayerNorm, nn.GELU, scaled_dot_product_attention, fused
-AdamW, gradient clipping with `foreach`. Modules are named as in the original's checkpoints (specification of the
-glyph VAE, section 3.7), so `jaxvae.convert` fills them with jaxvae's weights. Metrics, averages of the weights and
-the check for non-finite numbers, which jaxvae's step has besides, are left out: the original has none in its step.
+PyTorch user in a hurry would write it. Modules are named as in the original's checkpoints (specification of the
+glyph VAE, section 3.7), so `jaxvae.convert` fills them with jaxvae's weights. Metrics, averages of the weights
+and the check for non-finite numbers, which jaxvae's step has besides, are left out.
 
-Measured on 2 cores of an AMD EPYC (Zen 4) with torch 2.13, the fastest of what torch offers for each part:
-scaled_dot_product_attention with a boolean mask, called directly (nn.MultiheadAttention does the same with more
-copies), Conv2d on contiguous images, and the fused AdamW.
+Of torch's stock parts the fastest are taken. Times of a step relative to this file, on one core of an AMD EPYC
+(Zen 4) with torch 2.13 (quickstart / small / high_quality with 4 glyphs of 64 tokens): nn.MultiheadAttention
+instead of scaled_dot_product_attention 1.06 / 1.08 / -, its unfused backend 1.05 / 1.05 / -, AdamW with foreach
+instead of fused 1.01 / 1.01 / -, patches by Conv2d instead of Linear 1.03 / 1.07 / 1.02, that and channels_last
+0.98 / 1.06 / 1.08.
 """
-
-import os
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import cpu_threads
 from torch import nn
 
 from jaxvae.convert.glyph_vae import glyph_vae
@@ -101,7 +101,9 @@ class VectorEncoder(nn.Module):
         self.emb_cid, self.proj_cid = nn.Embedding(4096, 64), nn.Linear(64, width)
         self.proj_topo = nn.Linear(3, width)
         self.ln_in = nn.LayerNorm(width)
-        blocks = (block for _ in range(layers) for block in (SelfAttentionBlock(width, heads), FeedForwardBlock(width)))
+        blocks = []
+        for _ in range(layers):
+            blocks += [SelfAttentionBlock(width, heads), FeedForwardBlock(width)]
         self.encoder = nn.ModuleList(blocks)
 
     def forward(self, batch):
@@ -117,17 +119,20 @@ class VectorEncoder(nn.Module):
 class PixelEncoder(nn.Module):
     def __init__(self, width: int, patch: int):
         super().__init__()
-        self.width, self.patch = width, patch
+        self.patch = patch
         self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.GELU())
         self.proj = nn.Conv2d(32, width, patch, stride=patch)
         self.ln = nn.LayerNorm(width)
 
     def forward(self, batch):
-        x = self.stem(batch["sdf"][:, None])
+        x, p = self.stem(batch["sdf"][:, None]), self.patch
         height, width = x.shape[2:]
-        if height % self.patch or width % self.patch:
-            x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
-        return self.ln(self.proj(x).flatten(2).transpose(1, 2) + batch["patch_positions"])
+        if height % p or width % p:
+            x = F.pad(x, (0, -width % p, 0, -height % p))
+        # Conv2d with stride = side of the kernel is a Linear over patches, which torch computes faster.
+        x = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        x = F.linear(x, self.proj.weight.flatten(1), self.proj.bias)
+        return self.ln(x + batch["patch_positions"])
 
 
 class Encoder(nn.Module):
@@ -197,38 +202,39 @@ class TorchTwin:
     """
 
     def __init__(self, config, params, class_weight: np.ndarray, batch: dict[str, np.ndarray]):
-        torch.set_num_threads(os.cpu_count())
+        torch.set_num_threads(cpu_threads())
         self.config = config
         model = config.model
         self.model = nn.ModuleDict({"enc": Encoder(model), "dec": Decoder(model)})
-        table = glyph_vae(model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full")
+        table = glyph_vae(
+            model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full"
+        )
         tensors = {name: torch.tensor(array) for name, array in from_flax(table, params).items()}
         self.model.load_state_dict(tensors, strict=True)
         self.batch = prepare_batch(config, batch, class_weight)
         self.optimizer = make_optimizer(config, self.model)
 
-    def gradients(self, noise: torch.Tensor, beta: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Loss terms by jaxvae's names, and the gradients' norm before clipping; leaves clipped gradients behind."""
+    def gradients(self, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss terms with the full beta, and the norm of the gradient before clipping, by jaxvae's names."""
         self.optimizer.zero_grad(set_to_none=True)
         mean, logvar = self.model["enc"](self.batch)
         predictions = self.model["dec"](mean + torch.exp(0.5 * logvar) * noise, self.batch)
-        terms = loss_terms(self.config.loss, self.batch, mean, logvar, *predictions, beta)
-        sum(terms.values()).backward()
+        terms = loss_terms(self.config.loss, self.batch, mean, logvar, *predictions)
+        loss = sum(terms.values())
+        loss.backward()
         limit = self.config.optim.clip.norm or float("inf")
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
-        return terms, norm
+        return {"loss": loss, "grad_norm": norm} | terms
 
     def losses(self, draws: dict[str, np.ndarray]) -> dict[str, float]:
-        """Loss terms and the gradients' norm before clipping, with jaxvae's draws and beta after its warm-up."""
-        terms, norm = self.gradients(torch.tensor(draws["eps"]), self.config.loss.beta)
-        return {"loss": float(sum(terms.values())), "grad_norm": float(norm)} | {n: float(t) for n, t in terms.items()}
+        """What `gradients` gives for jaxvae's draws, as numbers."""
+        return {name: x.item() for name, x in self.gradients(torch.tensor(draws["eps"])).items()}
 
     def step(self) -> float:
         """One update with fresh noise; returns the loss."""
-        noise = torch.randn(len(self.batch["mask"]), self.config.model.zdim)
-        terms, _ = self.gradients(noise, self.config.loss.beta)
+        loss = self.gradients(torch.randn(len(self.batch["mask"]), self.config.model.zdim))["loss"]
         self.optimizer.step()
-        return float(sum(terms.values()))
+        return loss.item()
 
 
 def prepare_batch(config, batch: dict[str, np.ndarray], class_weight: np.ndarray) -> dict[str, torch.Tensor]:
@@ -255,11 +261,13 @@ def prepare_batch(config, batch: dict[str, np.ndarray], class_weight: np.ndarray
     return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
-def loss_terms(loss, batch, mean, logvar, logits, coords, beta: float) -> dict[str, torch.Tensor]:
-    """The weighted terms of jaxvae's step (specification, section 4), by the names under which it logs them."""
+def loss_terms(loss, batch, mean, logvar, logits, coords) -> dict[str, torch.Tensor]:
+    """The weighted terms of jaxvae's step after the warm-up of beta (specification, section 4), by its names."""
     nll = F.cross_entropy(logits.flatten(0, 1), batch["commands"].flatten(), reduction="none")
     weight = batch["weight"].flatten()
-    l1 = ((coords - batch["coords"]).abs() * batch["coord_mask"]).sum() / batch["coord_mask"].sum().clamp(min=1)
+    l1 = ((coords - batch["coords"]).abs() * batch["coord_mask"]).sum() / batch["coord_mask"].sum().clamp(
+        min=1
+    )
     per_dim = -0.5 * (1 + logvar - mean.square() - logvar.exp())
     kl = (per_dim * batch["valid"][:, None]).sum(0) / batch["valid"].sum()
     # `clamp` has the gradient of a floor: none below it.
@@ -268,16 +276,16 @@ def loss_terms(loss, batch, mean, logvar, logits, coords, beta: float) -> dict[s
     if loss.detach_l1_and_kl:
         l1, kl = l1.detach(), kl.detach()
     ce = (nll * weight).sum() / weight.sum()
-    return {"term_ce": loss.ce_weight * ce, "term_l1": loss.l1_weight * l1, "term_kl": beta * kl}
+    return {"term_ce": loss.ce_weight * ce, "term_l1": loss.l1_weight * l1, "term_kl": loss.beta * kl}
 
 
 def make_optimizer(config, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW in its fused form, decaying what jaxvae decays: matrices and convolutions, no embeddings."""
+    """AdamW in its fused form, decaying what jaxvae decays (`jaxvae.train.optim.kernels`)."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decayed, others = [], []
     for parameter in model.parameters():
         kernel = parameter.ndim > 1 and id(parameter) not in embeddings
-        (decayed if kernel else others).append(parameter)
+        (decayed if kernel or config.optim.decay_on == "all" else others).append(parameter)
     c = config.optim
     groups = [{"params": decayed, "weight_decay": c.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=c.lr, betas=(c.b1, c.b2), eps=c.eps, fused=True)
