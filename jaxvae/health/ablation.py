@@ -21,13 +21,13 @@ def ablate(task, variables, batches: Iterable, key) -> dict[str, dict[str, float
     `shuffled` rotates z among the examples of a batch, which are of similar size.
     """
 
-    def scores(batch, key):
+    def scores(variables, batch, key):
         draws = task.draws(example_keys(key, batch["index"]), batch)
         return {z: task.score(batch, task.reconstruct(variables, batch, draws, z)) for z in LATENTS}
 
     scores = jax.jit(scores)
     total = None
     for batch in batches:
-        stats = {z: to_host(found) for z, found in scores(batch, key).items()}
+        stats = {z: to_host(found) for z, found in scores(variables, batch, key).items()}
         total = stats if total is None else {z: merge(total[z], stats[z]) for z in LATENTS}
     return {z: scalars(total[z]) for z in LATENTS}

@@ -62,10 +62,12 @@ def run_steps(setup: Setup, recorder: Recorder, actions: "Actions", console: Tra
             seconds = time.perf_counter() - since
             recorder.pause(seconds)
             console.line(f"compiled the step for examples of up to {planned.capacity} in {seconds:.1f} s")
-        recorder.add(stats, examples=len(planned.indices))
-        in_flight.append(stats["loss"])
+        recorder.add(stats)
+        in_flight.append((stats["loss"], len(planned.indices)))
         if len(in_flight) > IN_FLIGHT:
-            jax.block_until_ready(in_flight.popleft())
+            loss, examples = in_flight.popleft()
+            jax.block_until_ready(loss)
+            recorder.completed(examples)
 
         step = index + 1
         console.step(step)

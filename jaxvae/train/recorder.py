@@ -33,10 +33,13 @@ class Recorder:
         self.waited_before = 0.0
         self._restart_clock()
 
-    def add(self, stats: Stats, examples: int) -> None:
-        """Adds a step's statistics to the interval."""
-        self.examples += examples
+    def add(self, stats: Stats) -> None:
+        """Adds a step's statistics, computed or still being computed, to the interval."""
         self.sums = stats if self.sums is None else _merge_on_device(self.sums, stats)
+
+    def completed(self, examples: int) -> None:
+        """Counts the examples of a step that the device has finished: only those make examples/s."""
+        self.examples += examples
 
     def pause(self, seconds: float) -> None:
         """Time that was not training (compilation, evaluation, pictures): it does not count in examples/s."""

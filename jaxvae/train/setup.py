@@ -71,17 +71,17 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
     statistics = task.statistics(sources)
     batch = assemble(plan, plan.batch(0), rows)
 
-    def create():
+    def create(batch):
         return create_state(task, optimizer, config.optim.ema, statistics, batch, config.seed)
 
     # Shapes, then shardings, then weights that are born where they belong.
-    shapes = jax.eval_shape(create)
+    shapes = jax.eval_shape(create, batch)
     shardings = state_shardings(mesh, shapes)
     run.create(config, command, sources, notes)
     checkpoints = Checkpoints(run.folder / "checkpoints", config.train.keep)
     memory: dict[str, Any] = {}
     if checkpoints.latest_step() is None:
-        state = jax.jit(create, out_shardings=shardings)()
+        state = jax.jit(create, out_shardings=shardings)(batch)
     else:
         like = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
         state, memory = checkpoints.restore(like)
@@ -97,9 +97,21 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
     )
     notes.append(_summary(config, shapes, mesh, plan, total_steps, run))
     return Setup(
-        config, task, mesh, sources, plan, rows, total_steps, evaluator, run, checkpoints, state, memory,
-        train_step, notes,
-    )  # fmt: skip
+        config=config,
+        task=task,
+        mesh=mesh,
+        sources=sources,
+        plan=plan,
+        rows=rows,
+        total_steps=total_steps,
+        evaluator=evaluator,
+        run=run,
+        checkpoints=checkpoints,
+        state=state,
+        memory=memory,
+        train_step=train_step,
+        notes=notes,
+    )
 
 
 def count_parameters(params) -> int:

@@ -17,9 +17,8 @@ SMALL = dict(embed=16, zdim=4, heads=2, patch=4, vec_layers=2, enc_xlayers=1, de
 
 def shapes(**sizes):
     """Shapes of the parameters; nothing is computed."""
-    tokens = Tokens(
-        jnp.zeros((1, 8), int), jnp.zeros((1, 8, 4)), jnp.ones((1, 8), bool), jnp.zeros((1, 8), int), jnp.zeros((1, 8), int)
-    )  # fmt: skip
+    ids, mask = jnp.zeros((1, 8), int), jnp.ones((1, 8), bool)
+    tokens = Tokens(ids, jnp.zeros((1, 8, 4)), mask, contour_ids=ids, topology=ids)
     model = GlyphVAE(**sizes)
     eps = jnp.zeros((1, model.zdim))
     return jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, jnp.zeros((1, 128, 128)), eps))["params"]
