@@ -67,10 +67,10 @@ def load_module(path: Path):
     Raises:
       UserError: if there is no such file; the message names those beside it.
     """
-    if not path.is_file():
+    if not path.is_file() or path.suffix != ".py":
         beside = sorted(str(p) for p in path.parent.glob("*.py")) or sorted(map(str, Path("configs").glob("*.py")))
         hint = f"there are {', '.join(beside)}" if beside else "give the path of a configuration file"
-        raise UserError(f"--config file {path} does not exist: {hint}")
+        raise UserError(f"--config={path} is not a configuration file: {hint}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -105,12 +105,14 @@ def _parse(argv: list[str]) -> list[str]:
 def _check_config(argv: list[str]) -> None:
     """Finds a wrong file, preset or key before absl does, whose messages are tracebacks of 30 lines."""
     name = None
+    # absl takes one dash for two.
+    argv = ["-" + word if word.startswith("-config") else word for word in argv]
     for i, word in enumerate(argv):
-        if word in ("--config", "-config"):
+        if word == "--config":
             name = argv[i + 1] if i + 1 < len(argv) else ""
-        elif word.startswith(("--config=", "-config=")):
+        elif word.startswith("--config="):
             name = word.split("=", 1)[1]
-    if not name:
+    if name is None:
         return
     path, _, preset = name.partition(":")
     module = load_module(Path(path))

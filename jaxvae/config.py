@@ -125,13 +125,13 @@ def require_one_of(config: ConfigDict, key: str, choices: Iterable[str]) -> None
 def require_positive(config: ConfigDict, *keys: str) -> None:
     """Raises `UserError` unless the numbers under `keys` are finite and above 0."""
     for key in keys:
-        require(config, key, 0 < flatten(config)[key] < float("inf"), "must be above 0")
+        require(config, key, 0 < flatten(config)[key] < float("inf"), "must be a finite number above 0")
 
 
 def require_not_negative(config: ConfigDict, *keys: str) -> None:
     """Raises `UserError` unless the numbers under `keys` are finite and at least 0."""
     for key in keys:
-        require(config, key, 0 <= flatten(config)[key] < float("inf"), "must be 0 (off) or above")
+        require(config, key, 0 <= flatten(config)[key] < float("inf"), "must be 0 (off) or a finite number above")
 
 
 def validate_trainer(config: ConfigDict) -> None:
@@ -141,7 +141,7 @@ def validate_trainer(config: ConfigDict) -> None:
     require_positive(c, "train.keep", "parallel.fsdp", "optim.schedule.decay_steps", "optim.schedule.decay_rate")
     require_not_negative(c, "optim.weight_decay", "optim.clip.norm", "optim.schedule.warmup_steps")
     require_not_negative(c, "train.total_steps", "train.epochs", "train.eval_every", "train.sample_every")
-    require_not_negative(c, "train.save_every", "parallel.data", "optim.schedule.end_factor")
+    require_not_negative(c, "seed", "train.save_every", "parallel.data", "optim.schedule.end_factor")
     for key in ("optim.b1", "optim.b2"):
         require(c, key, 0 <= flatten(c)[key] < 1, "must be in [0, 1)")
     require_one_of(c, "optim.name", ("adamw", "adam", "sgd"))

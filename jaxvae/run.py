@@ -23,9 +23,11 @@ from typing import Any
 from jaxvae.config import difference, to_plain
 from jaxvae.errors import UserError
 
-# Keys that may change between two starts of one run: they alter how long, how often and on what a run works,
-# never which numbers it computes.
+# Keys that may change between two starts of one run: they alter how long, how often and on what a run works, not
+# which numbers a step computes. (One exception is wanted: a cosine schedule ends with the run, so a longer run also
+# gets another learning rate from here on. The change is reported.)
 MAY_CHANGE = (
+    "preset",
     "train.total_steps",
     "train.epochs",
     "train.log_every",
@@ -60,7 +62,10 @@ class Run:
             something that is not a run.
         """
         if self.config_path.exists():
-            changed = difference(read_json(self.config_path), to_plain(config))
+            found = read_json(self.config_path)
+            if not isinstance(found, dict):
+                raise UserError(f"{self.config_path} holds no configuration: choose another --workdir")
+            changed = difference(found, to_plain(config))
             refused = {k: v for k, v in changed.items() if not k.startswith(MAY_CHANGE)}
             if refused:
                 listing = ", ".join(f"{k}: {old!r} there, {new!r} here" for k, (old, new) in refused.items())
@@ -73,6 +78,19 @@ class Run:
             raise UserError(f"--workdir {self.folder} exists and holds no run: choose another folder")
         return {}
 
+    def check_without_checkpoint(self, save_every: int) -> None:
+        """Refuses to start anew over a log that had a checkpoint once.
+
+        Raises:
+          UserError: if metrics.jsonl goes beyond the step of the first checkpoint.
+        """
+        last = max((row["step"] for row in read_rows(self.metrics_path)), default=0)
+        if save_every and last > save_every:
+            raise UserError(
+                f"{self.folder} has a log up to step {last} but no checkpoint to continue from: bring back its "
+                "checkpoints, or choose another --workdir"
+            )
+
     def create(self, config, command: str, sources: Mapping[str, Any], notes: list[str]) -> None:
         """Writes what is known before the first step.
 
@@ -80,7 +98,10 @@ class Run:
           UserError: if the folder cannot be written.
         """
         try:
-            (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # First: a folder with config.json is a run, so one that is killed here can be started again.
+            write_json(self.config_path, to_plain(config))
+            (self.folder / "samples").mkdir(exist_ok=True)
             write_text(self.folder / "command.txt", command + "\n")
             write_json(self.folder / "host.json", host())
             write_json(self.folder / "versions.json", versions())
@@ -89,8 +110,6 @@ class Run:
                 for split, source in sources.items()
             }
             write_json(self.folder / "data.json", {"notes": notes, "splits": splits})
-            # Last: a folder with config.json is a run.
-            write_json(self.config_path, to_plain(config))
         except OSError as error:
             raise UserError(f"--workdir {self.folder} cannot be written: {error}") from None
 

@@ -12,7 +12,6 @@ count with their true weight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -109,7 +108,3 @@ def scalars(stats: Stats, prefix: str = "") -> dict[str, float]:
     """The scalar entries as plain numbers, for logs; arrays and histograms are left out."""
     values = compute(stats)
     return {prefix + name: float(value) for name, value in values.items() if np.ndim(value) == 0}
-
-
-def prefixed(stats: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {prefix + name: value for name, value in stats.items()}

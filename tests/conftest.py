@@ -5,10 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Before anything imports jax. Whoever wants to run the tests elsewhere sets the variables.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+# No deadlines: the first example of a test may compile, and other work may hold the cores.
+hypothesis.settings.register_profile("jaxvae", deadline=None)
+hypothesis.settings.load_profile("jaxvae")
 
 
 def pytest_addoption(parser):

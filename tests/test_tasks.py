@@ -134,17 +134,19 @@ def test_padding_changes_nothing(name):
     valid = np.arange(b.rows) < half
     batch = dict(b.batch, valid=valid)
     draws = b.draws(batch)
-    grads, terms, _ = b.loss_and_grads(batch, draws)
+    grads, terms, stats = b.loss_and_grads(batch, draws)
     # Other padding: the examples in the masked rows are exchanged and spoiled.
     other = {k: np.concatenate([v[:half], np.zeros_like(v[half:])]) for k, v in batch.items() if k != "valid"}
     noise = jax.tree.map(lambda d: d.at[half:].set(7.0) if d.dtype.kind == "f" else d, draws)
-    grads2, terms2, _ = b.loss_and_grads(dict(other, valid=valid), noise)
+    grads2, terms2, stats2 = b.loss_and_grads(dict(other, valid=valid), noise)
     close(terms2, terms, 1e-6)
+    close(compute(stats2), compute(stats), 1e-6)
     close(grads2, grads, 1e-5)
     # And none at all.
     short = {k: v[:half] for k, v in batch.items()}
-    grads3, terms3, _ = b.loss_and_grads(short, jax.tree.map(lambda d: d[:half], draws))
+    grads3, terms3, stats3 = b.loss_and_grads(short, jax.tree.map(lambda d: d[:half], draws))
     close(terms3, terms, 1e-5)
+    close(compute(stats3), compute(stats), 1e-5)
     close(grads3, grads, 1e-4)
 
 

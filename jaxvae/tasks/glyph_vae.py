@@ -216,7 +216,8 @@ class GlyphVAETask:
         return {
             "command_accuracy": Mean.of(reconstruction.commands == tokens.commands, tokens.mask),
             "coord_error_em": Mean.of(error, coord_mask),
-            "iou": Mean.of(raster.iou(want, got), batch["valid"]),
+            # A target too small for any pixel's centre says nothing.
+            "iou": Mean.of(raster.iou(want, got), batch["valid"] & want.any((-2, -1))),
         }
 
     def show(self, variables, batch, draws) -> dict[str, jax.Array]:
@@ -276,7 +277,7 @@ def check(config) -> None:
     """Refuses values with which the model cannot be built or trained, each with what would work."""
     model = config.model
     for key in ("embed", "zdim", "heads", "patch", "vec_layers", "enc_xlayers", "dec_layers", "max_len"):
-        require_positive(config, f"model.{key}")
+        require(config, f"model.{key}", 0 < model[key] <= 2**16, "must be from 1 to 65536")
     dividing = [h for h in range(1, model.embed + 1) if model.embed % h == 0 and h <= 64]
     what = f"must divide config.model.embed = {model.embed}: one of {', '.join(map(str, dividing))}"
     require(config, "model.heads", model.embed % model.heads == 0, what)

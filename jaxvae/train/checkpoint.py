@@ -21,6 +21,8 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, keep: int):
         self.folder = Path(folder).resolve()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder} is not a folder: move it away, or choose another --workdir")
         self.folder.mkdir(parents=True, exist_ok=True)
         # What a killed process left half-written; orbax ignores but never removes it.
         for torn in self.folder.glob("*.orbax-checkpoint-tmp*"):
@@ -47,15 +49,22 @@ class Checkpoints:
         """The newest checkpoint, placed like `like` (a state of shapes with shardings).
 
         Raises:
-          UserError: if its arrays have other names, shapes or types than `like`.
+          UserError: if it cannot be read, or its arrays have other names, shapes or types than `like`.
         """
-        step = self.manager.latest_step()
-        target = _plain(like)
-        _check_same(self.folder / str(step), self.manager.item_metadata(step)["state"].tree, target)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), extra=ocp.args.JsonRestore()
-        )
-        restored = self.manager.restore(step, args=args)
+        step, target = self.manager.latest_step(), _plain(like)
+        path = self.folder / str(step)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), extra=ocp.args.JsonRestore())
+        try:
+            _check_same(path, self.manager.item_metadata(step)["state"].tree, target)
+            restored = self.manager.restore(step, args=args)
+        except UserError:
+            raise
+        except Exception as error:  # orbax raises whatever the layer that stumbled raises
+            why = (str(error).splitlines() or [""])[0][:200]
+            raise UserError(
+                f"checkpoint {path} is damaged ({type(error).__name__}: {why}): remove that folder to continue "
+                "from the one before, or choose another --workdir"
+            ) from error
         state = State(**restored["state"])
         return state.replace(key=jax.random.wrap_key_data(state.key)), restored["extra"]
 

@@ -35,7 +35,7 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
     with TrainConsole(start, stop) as console:
         for line in setup.notes:
             console.line(line)
-        recorder = Recorder(setup.run, console, setup.memory)
+        recorder = Recorder(setup.run, console, start, setup.memory)
         actions = Actions(setup, recorder, console)
         if start == 0:
             actions.at(0, {"eval", "sample"})

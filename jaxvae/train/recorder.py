@@ -23,9 +23,9 @@ class Recorder:
     newest row at once.
     """
 
-    def __init__(self, run: Run, console: TrainConsole, memory: dict[str, Any]):
+    def __init__(self, run: Run, console: TrainConsole, step: int, memory: dict[str, Any]):
         self.run, self.console = run, console
-        self.writer = summary_writer(run.folder)
+        self.writer = summary_writer(run.folder, step)
         # Back on the device in float32, where the interval goes on as if it had never been interrupted.
         self.sums: Stats | None = load_stats(memory.get("interval", {})) or None
         self.pending: tuple[int, Stats, dict[str, float]] | None = None

@@ -77,16 +77,23 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
     # Shapes, then shardings, then weights that are born where they belong.
     shapes = jax.eval_shape(create, batch)
     shardings = state_shardings(mesh, shapes)
-    run.create(config, command, sources, notes)
+    # A run that is continued is read and checked before anything in its folder is written.
+    continues = (run.folder / "checkpoints").is_dir()
+    if not continues:
+        run.create(config, command, sources, notes)
     checkpoints = Checkpoints(run.folder / "checkpoints", config.train.keep)
     memory: dict[str, Any] = {}
     if checkpoints.latest_step() is None:
+        run.check_without_checkpoint(config.train.save_every)
         state = jax.jit(create, out_shardings=shardings)(batch)
     else:
         like = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
         state, memory = checkpoints.restore(like)
         _check_same_data(memory["fingerprint"], sources["train"].fingerprint, run)
+        _check_not_past(total_steps, int(state.step), run)
         notes.append(f"continues from the checkpoint at step {int(state.step)}")
+    if continues:
+        run.create(config, command, sources, notes)
     run.truncate(int(state.step) if memory else -1)
 
     train_step = jax.jit(
@@ -135,6 +142,14 @@ def _total_steps(config, steps_per_epoch: int) -> int:
 
 def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
+
+
+def _check_not_past(total_steps: int, step: int, run: Run) -> None:
+    if step > total_steps:
+        raise UserError(
+            f"{run.folder} has made {step} updates already and config.train.total_steps and epochs allow "
+            f"{total_steps}: raise them, or choose another --workdir"
+        )
 
 
 def _check_same_data(saved: str, found: str, run: Run) -> None:

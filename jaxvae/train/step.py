@@ -57,8 +57,10 @@ def make_train_step(task, optimizer, schedule, config) -> Callable[[State, dict]
         new = (params, opt_state, ema)
         old = (state.params, state.opt_state, state.ema)
         params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-        scalars = {**terms, "grad_norm": norm, "lr": lr, "skipped": ~finite}
+        scalars = {**terms, "grad_norm": norm, "lr": lr}
         stats |= {name: Mean.per_batch(value) for name, value in scalars.items()}
+        # What a skipped update reports would turn the whole interval into NaN: it counts as skipped and no more.
+        stats = jax.tree.map(lambda x: jnp.where(finite, x, 0), stats) | {"skipped": Mean.per_batch(~finite)}
         return state.replace(step=step, params=params, opt_state=opt_state, ema=ema), stats
 
     return train_step

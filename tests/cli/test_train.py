@@ -108,6 +108,12 @@ def test_presets_are_listed_a_line_each(script):
     ("arguments", "parts"),
     [
         ([f"--config={CONFIG}:hq"], ["'hq'", "high_quality", "quickstart"]),
+        (["--config="], ["--config", "configs/glyph_vae.py"]),
+        (["--config=README.md"], ["README.md", "configs/glyph_vae.py"]),
+        ([f"--config={CONFIG}", "-config.optim.lrr=3"], ["optim.lrr", "optim.lr"]),
+        ([f"--config={CONFIG}", "--config.seed=-1"], ["seed", "-1"]),
+        ([f"--config={CONFIG}", "--config.loss.beta=inf"], ["loss.beta", "finite"]),
+        ([f"--config={CONFIG}", f"--config.model.zdim={10**25}"], ["model.zdim", "65536"]),
         (["--config=configs/glyphs.py"], ["configs/glyphs.py", "configs/glyph_vae.py"]),
         ([], ["--config"]),
         ([f"--config={CONFIG}", "--config.model.declayers=3"], ["model.declayers", "model.dec_layers"]),

@@ -43,7 +43,7 @@ class Numbers:
 sizes = st.lists(st.integers(1, 10), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(sizes, st.integers(1, 9), st.integers(0, 5))
 def test_an_epoch_holds_every_example_once_in_a_capacity_that_fits(sizes, batch_size, seed):
     plan = Plan(Numbers(sizes), batch_size, seed)
@@ -56,7 +56,7 @@ def test_an_epoch_holds_every_example_once_in_a_capacity_that_fits(sizes, batch_
             assert len(b.indices) <= batch_size
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(sizes, st.integers(1, 5), st.integers(0, 50))
 def test_a_batch_is_a_pure_function_of_seed_and_step(sizes, batch_size, step):
     one, two = (Plan(Numbers(sizes), batch_size, seed=3) for _ in range(2))

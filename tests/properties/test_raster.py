@@ -71,7 +71,7 @@ contours = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(contours)
 def test_it_agrees_with_the_exact_rasteriser(shape):
     """Up to pixels on the boundary, of which there are few."""

@@ -234,7 +234,7 @@ def pixel_encoder(case):
 def cross_attention(case):
     c, i = case.config, on_device(case.inputs)
     model = CrossAttention(c["heads"], c["enc_xlayers"])
-    mask = (i["q_mask"])
+    mask = i["q_mask"]
     q_fused = model.apply(
         params_of(case, names.cross_attention(c["enc_xlayers"])), i["q_tokens"], i["kv_tokens"], mask
     )
@@ -245,7 +245,7 @@ def cross_attention(case):
 def posterior_head(case):
     c, i = case.config, on_device(case.inputs)
     posterior, pooled = PosteriorHead(c["zdim"]).apply(
-        params_of(case, names.POSTERIOR_HEAD), i["q_fused"], (i["seq_mask"]), i.get("prefix_repr")
+        params_of(case, names.POSTERIOR_HEAD), i["q_fused"], i["seq_mask"], i.get("prefix_repr")
     )
     kl = posterior.kl()
     return outputs(
@@ -285,7 +285,7 @@ def decoder(case):
     model = Decoder(c["embed"], c["heads"], c.get("patch", 16), c["dec_layers"], c["max_len"], image=image)
     sdf = (i["stage_sdf"][:, 0]) if image else None
     decoding = model.apply(
-        params_of(case, names.decoder(c["dec_layers"], image)), i["z"], sdf, (i["seq_mask"])
+        params_of(case, names.decoder(c["dec_layers"], image)), i["z"], sdf, i["seq_mask"]
     )
     found = outputs(logits_cmd=decoding.logits, pred_arg=decoding.coords, dec_slots=decoding.slots)
     return found | (outputs(kv_tokens=decoding.kv_tokens) if image else {})
@@ -384,8 +384,8 @@ def gradients(case):
     i = on_device(case.inputs)
     task, table = task_of(case, **training_overrides(case)), table_of(case)
     params = on_device(to_flax(table, case.weights))
-    collections = {"statistics": {"class_weight": (i["class_weight"])}}
-    batch, draws = batch_of(i), {"eps": (i["eps"])}
+    collections = {"statistics": {"class_weight": i["class_weight"]}}
+    batch, draws = batch_of(i), {"eps": i["eps"]}
 
     @jax.jit
     def run(params):
