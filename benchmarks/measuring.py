@@ -31,15 +31,17 @@ class Times(NamedTuple):
 def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, Times]:
     """Wall times of each function, all of them once per round, so that none has the machine's quiet minutes alone.
 
-    A function returns when its work is done. One run of each before the first round is not counted.
+    A function returns when its work is done. Every timed run follows an untimed one of the same function: the
+    first one after another function pays for the memory that the other gave back to the system (on a virtual
+    machine, half a step), which a training, where the same step follows the same step, does not.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for round_ in range(rounds + 1):
+    for _ in range(rounds):
         for name, function in functions.items():
+            function()
             since = time.perf_counter()
             function()
-            if round_:
-                seconds[name].append(time.perf_counter() - since)
+            seconds[name].append(time.perf_counter() - since)
     return {name: Times(min(values), statistics.median(values)) for name, values in seconds.items()}
 
 

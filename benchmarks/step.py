@@ -38,9 +38,7 @@ from jaxvae.train.state import TRAIN
 
 _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Time the task's twin in this framework as well.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps.", lower_bound=1)
-_CAPACITY = flags.DEFINE_list(
-    "capacity", [], "Sizes that the batch is padded to; default the largest there are."
-)
+_CAPACITY = flags.DEFINE_list("capacity", [], "Sizes that the batch is padded to; default the largest there are.")
 _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
 
 # Modules beside this one that hold a task's PyTorch twin (`TorchTwin`).
@@ -173,9 +171,7 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
 
 
 def versions(*modules: str) -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        m: importlib.import_module(m).__version__ for m in modules
-    }
+    return {"python": platform.python_version()} | {m: importlib.import_module(m).__version__ for m in modules}
 
 
 def prove_equal(setup: Setup, step: JaxvaeStep, twin) -> dict[str, float]:

@@ -206,9 +206,7 @@ class TorchTwin:
         self.config = config
         model = config.model
         self.model = nn.ModuleDict({"enc": Encoder(model), "dec": Decoder(model)})
-        table = glyph_vae(
-            model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full"
-        )
+        table = glyph_vae(model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full")
         tensors = {name: torch.tensor(array) for name, array in from_flax(table, params).items()}
         self.model.load_state_dict(tensors, strict=True)
         self.batch = prepare_batch(config, batch, class_weight)
@@ -265,9 +263,7 @@ def loss_terms(loss, batch, mean, logvar, logits, coords) -> dict[str, torch.Ten
     """The weighted terms of jaxvae's step after the warm-up of beta (specification, section 4), by its names."""
     nll = F.cross_entropy(logits.flatten(0, 1), batch["commands"].flatten(), reduction="none")
     weight = batch["weight"].flatten()
-    l1 = ((coords - batch["coords"]).abs() * batch["coord_mask"]).sum() / batch["coord_mask"].sum().clamp(
-        min=1
-    )
+    l1 = ((coords - batch["coords"]).abs() * batch["coord_mask"]).sum() / batch["coord_mask"].sum().clamp(min=1)
     per_dim = -0.5 * (1 + logvar - mean.square() - logvar.exp())
     kl = (per_dim * batch["valid"][:, None]).sum(0) / batch["valid"].sum()
     # `clamp` has the gradient of a floor: none below it.

@@ -85,8 +85,7 @@ PRESETS = {
     "conservative": Preset("high_quality with a lower learning rate", HIGH_QUALITY | {"optim.lr": 3e-4}),
     "aggressive": Preset(
         "high_quality, wider and deeper: 114M parameters",
-        HIGH_QUALITY
-        | {"model.dec_layers": 10, "model.embed": 640, "model.zdim": 640, "data.batch_size": 12},
+        HIGH_QUALITY | {"model.dec_layers": 10, "model.embed": 640, "model.zdim": 640, "data.batch_size": 12},
     ),
     "legacy": Preset(
         "the training that reported KL 634, with its faults: for study, not for use",

@@ -24,9 +24,7 @@ def share(part: Mean, weight: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return jnp.where(weight > 0, part.total / jnp.where(weight > 0, weight, 1.0), 0.0)
 
 
-def kl_with_free_bits(
-    part: Mean, whole: Mean, free_bits: float, mode: str
-) -> Float[Array, ""]:
+def kl_with_free_bits(part: Mean, whole: Mean, free_bits: float, mode: str) -> Float[Array, ""]:
     """KL divergence with a floor, in nats per example, as a micro-batch's share of the whole batch's value.
 
     The floor is applied to the mean over the *whole* batch; what lies below it is constant and has no gradient.

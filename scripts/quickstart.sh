@@ -14,6 +14,9 @@ if nvidia-smi -L >/dev/null 2>&1 && ! compgen -G "$venv/lib/python3*/site-packag
     say "  .venv/bin/python -m pip install -e '.[cuda13]'     (or cuda12, for drivers before 580)"
 fi
 
+# On Linux, huge pages for large arrays: on two cores a step takes a third less. The variable means nothing elsewhere.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 # Short paths where they do, because the run folder keeps the command as it was given.
 here="$root/"
 if [ "$PWD" -ef "$root" ]; then here=""; fi

@@ -1,8 +1,8 @@
 """Trains a system, or continues its run.
 
-    python scripts/train.py --config=configs/glyph_vae.py:high_quality
-    python scripts/train.py --config=configs/glyph_vae.py:small --config.optim.lr=3e-4 --workdir=runs/mine
-    python scripts/train.py --config=configs/glyph_vae.py --list_presets
+python scripts/train.py --config=configs/glyph_vae.py:high_quality
+python scripts/train.py --config=configs/glyph_vae.py:small --config.optim.lr=3e-4 --workdir=runs/mine
+python scripts/train.py --config=configs/glyph_vae.py --list_presets
 """
 
 from absl import flags

@@ -19,9 +19,7 @@ hypothesis.settings.load_profile("jaxvae")
 
 def pytest_addoption(parser):
     group = parser.getgroup("jaxvae")
-    group.addoption(
-        "--golden", metavar="DIR", help="golden values of the originals: DIR/<system>/manifest.json"
-    )
+    group.addoption("--golden", metavar="DIR", help="golden values of the originals: DIR/<system>/manifest.json")
     group.addoption("--slow", action="store_true", help="run the tests marked slow as well")
 
 

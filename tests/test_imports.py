@@ -186,9 +186,7 @@ def test_there_is_a_readme_with_snippets_and_commands():
     assert list(readme_commands()), "README.md has no command that starts with bash or python scripts/"
 
 
-@pytest.mark.parametrize(
-    "snippet", [pytest.param(text, id=f"line{line}") for line, text in readme_blocks("python")]
-)
+@pytest.mark.parametrize("snippet", [pytest.param(text, id=f"line{line}") for line, text in readme_blocks("python")])
 def test_readme_snippets_run(run_python, tmp_path, snippet):
     process = run_python(snippet, cwd=tmp_path)
     assert process.returncode == 0, process.stderr

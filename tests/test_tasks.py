@@ -119,9 +119,7 @@ def test_micro_batches_equal_one_batch(name, accum):
     whole = tiny_config(name, optim__name="sgd", optim__clip__norm=0.0)
     sgd = make_optimizer(whole)
     state = b.state.replace(opt_state=sgd.init(b.state.params))
-    results = [
-        jax.jit(make_train_step(b.task, sgd, b.schedule, c))(state, batch) for c in (whole, config)
-    ]
+    results = [jax.jit(make_train_step(b.task, sgd, b.schedule, c))(state, batch) for c in (whole, config)]
     (one, one_stats), (many, many_stats) = results
     close(compute(many_stats), compute(one_stats), 2e-5, "statistics ")
     moved = [jax.tree.map(lambda a, b: a - b, s.params, state.params) for s in (one, many)]
@@ -245,10 +243,7 @@ def test_statistics_merge(name):
     draws = b.draws(b.batch)
     whole = evaluate(b.state.variables(), b.batch, draws, 0)
     parts = [
-        evaluate(
-            b.state.variables(), dict(b.batch, valid=np.arange(b.rows) % 2 == half), draws, 0
-        )
-        for half in (0, 1)
+        evaluate(b.state.variables(), dict(b.batch, valid=np.arange(b.rows) % 2 == half), draws, 0) for half in (0, 1)
     ]
     merged, whole = b.task.summarize(merge(*parts)), b.task.summarize(whole)
     for metric, value in whole.items():

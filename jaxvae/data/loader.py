@@ -17,9 +17,7 @@ def assemble(plan: Plan, planned: PlannedBatch, rows: int) -> dict[str, np.ndarr
     Padding rows repeat the first example: finite, and masked by `valid` wherever they could count.
     """
     count = len(planned.indices)
-    examples = [
-        plan.source.load(int(i), int(d)) for i, d in zip(planned.indices, planned.draws, strict=True)
-    ]
+    examples = [plan.source.load(int(i), int(d)) for i, d in zip(planned.indices, planned.draws, strict=True)]
     examples += [examples[0]] * (rows - count)
     batch = plan.source.collate(examples, planned.capacity)
     batch["valid"] = np.arange(rows) < count

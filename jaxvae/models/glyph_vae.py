@@ -16,11 +16,12 @@ Shapes: B batch, L slots (any length up to `max_len`), D `embed`, Z `zdim`, N pa
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxvae.nn.activations import gelu
 from jaxvae.nn.attention import MultiHeadAttention
 from jaxvae.nn.dense import Dense
 from jaxvae.nn.feedforward import FeedForward
@@ -105,7 +106,7 @@ class VectorEncoder(nn.Module):
         # Arguments that a command does not have are not looked at.
         _, used = loss_masks(tokens.commands, tokens.mask)
         coords = dense(self.coord_width, "coord_in")(jnp.where(used, tokens.coords, 0.0).astype(self.dtype))
-        coords = dense(self.coord_width, "coord_out")(jax.nn.gelu(coords, approximate=False))
+        coords = dense(self.coord_width, "coord_out")(gelu(coords))
         x += dense(self.embed, "coord_proj")(coords)
 
         # The original projects the absolute position twice; its "relative" one never reaches the network.
@@ -121,9 +122,7 @@ class VectorEncoder(nn.Module):
         x = LayerNorm(dtype=self.dtype, name="norm_in")(x)
         for i in range(self.layers):
             h = LayerNorm(dtype=self.dtype, name=f"block_{i}_attention_norm")(x)
-            x += MultiHeadAttention(self.heads, dtype=self.dtype, name=f"block_{i}_attention")(
-                h, key_mask=tokens.mask
-            )
+            x += MultiHeadAttention(self.heads, dtype=self.dtype, name=f"block_{i}_attention")(h, key_mask=tokens.mask)
             h = LayerNorm(dtype=self.dtype, name=f"block_{i}_mlp_norm")(x)
             x += FeedForward(dtype=self.dtype, name=f"block_{i}_mlp")(h)
         return x
@@ -144,22 +143,23 @@ class PixelEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, sdf: Float[Array, "B H W"]
-    ) -> tuple[Float[Array, "B h w D"], Float[Array, "B N D"]]:
+    def __call__(self, sdf: Float[Array, "B H W"]) -> tuple[Float[Array, "B h w D"], Float[Array, "B N D"]]:
         batch, height, width = sdf.shape
         p = self.patch
-        # With one input channel the convolution is a product of nine shifted images with a small matrix; on CPU
-        # its weight gradient is several times faster this way than XLA's convolution.
-        padded = jnp.pad(sdf.astype(self.dtype), ((0, 0), (1, 1), (1, 1)))
-        shifts = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        x = Dense(self.stem_width, dtype=self.dtype, name="stem")(jnp.stack(shifts, axis=-1))
-        x = jax.nn.gelu(x, approximate=False)
-
         rows, columns = -(-height // p), -(-width // p)
-        x = jnp.pad(x, ((0, 0), (0, rows * p - height), (0, columns * p - width), (0, 0)))
-        x = x.reshape(batch, rows, p, columns, p, self.stem_width)
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, p * p * self.stem_width)
+        # With one input channel the convolution is a product of nine shifted images with a small matrix; on CPU
+        # its weight gradient is several times faster this way than XLA's convolution. The pixels are brought into
+        # the order of the patches before it, when each has nine numbers, and not after it.
+        bottom, right = rows * p - height, columns * p - width
+        padded = jnp.pad(sdf.astype(self.dtype), ((0, 0), (1, 1 + bottom), (1, 1 + right)))
+        shifts = [padded[:, i : i + rows * p, j : j + columns * p] for i in range(3) for j in range(3)]
+        x = jnp.stack(shifts, axis=-1).reshape(batch, rows, p, columns, p, 9).swapaxes(2, 3)
+        x = gelu(Dense(self.stem_width, dtype=self.dtype, name="stem")(x))
+        if bottom or right:
+            inside = (np.arange(rows * p) < height)[:, None] & (np.arange(columns * p) < width)
+            inside = inside.reshape(rows, p, columns, p, 1).swapaxes(1, 2)
+            x = jnp.where(inside, x, jnp.zeros((), x.dtype))
+        x = x.reshape(batch, rows, columns, p * p * self.stem_width)
         x = Dense(self.embed, dtype=self.dtype, name="patch")(x)
 
         x += sinusoid_2d(rows, columns, self.embed).astype(self.dtype)
@@ -209,7 +209,7 @@ class PosteriorHead(nn.Module):
             pooled = jnp.concatenate([pooled, prefix_repr], axis=-1)
         h = LayerNorm(dtype=self.dtype, name="norm")(pooled)
         h = Dense(2 * pooled.shape[-1], dtype=self.dtype, name="hidden")(h)
-        out = Dense(2 * self.zdim, dtype=self.dtype, name="out")(jax.nn.gelu(h, approximate=False))
+        out = Dense(2 * self.zdim, dtype=self.dtype, name="out")(gelu(h))
         mean, logvar = jnp.split(out, 2, axis=-1)
         return GaussianPosterior.from_parameters(mean, logvar, LOGVAR_BOUNDS), pooled
 
@@ -256,9 +256,7 @@ class Decoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, z: Float[Array, "B Z"], sdf: Float[Array, "B H W"] | None, mask: Bool[Array, "B L"]
-    ) -> Decoding:
+    def __call__(self, z: Float[Array, "B Z"], sdf: Float[Array, "B H W"] | None, mask: Bool[Array, "B L"]) -> Decoding:
         length = mask.shape[1]
         if length > self.max_len:
             raise ValueError(f"{length} slots, but the decoder's table of positions has {self.max_len}")
@@ -292,7 +290,7 @@ class Decoder(nn.Module):
 
         logits = dense(NUM_COMMANDS, "command_head")(x)
         h = dense(2 * self.embed, "coord_hidden")(norm("coord_norm")(x))
-        coords = dense(4, "coord_head")(jax.nn.gelu(h, approximate=False))
+        coords = dense(4, "coord_head")(gelu(h))
         return Decoding(logits.astype(jnp.float32), coords.astype(jnp.float32), x, kv_tokens)
 
 
@@ -339,9 +337,7 @@ class GlyphVAE(nn.Module):
         """The posterior over z and its intermediate features."""
         return self.encoder(tokens, sdf)
 
-    def decode(
-        self, z: Float[Array, "B Z"], sdf: Float[Array, "B H W"] | None, mask: Bool[Array, "B L"]
-    ) -> Decoding:
+    def decode(self, z: Float[Array, "B Z"], sdf: Float[Array, "B H W"] | None, mask: Bool[Array, "B L"]) -> Decoding:
         """Tokens from z."""
         return self.decoder(z, sdf, mask)
 

@@ -6,6 +6,7 @@ from flax.typing import Initializer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxvae.nn.barriers import materialize_gradient
 from jaxvae.nn.init import torch_uniform
 
 
@@ -27,4 +28,4 @@ class Dense(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
         bias = self.param("bias", self.bias_init or torch_uniform(width), (self.features,))
         kernel, bias = kernel[:, columns].astype(self.dtype), bias[columns].astype(self.dtype)
-        return x.astype(self.dtype) @ kernel + bias
+        return materialize_gradient(x.astype(self.dtype) @ kernel + bias)

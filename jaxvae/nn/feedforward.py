@@ -1,11 +1,11 @@
 """The position-wise feed-forward network of a transformer."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from jaxvae.nn.activations import gelu
 from jaxvae.nn.dense import Dense
 
 
@@ -19,4 +19,4 @@ class FeedForward(nn.Module):
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         width = x.shape[-1]
         h = Dense(self.multiple * width, dtype=self.dtype, name="up")(x)
-        return Dense(width, dtype=self.dtype, name="down")(jax.nn.gelu(h, approximate=False))
+        return Dense(width, dtype=self.dtype, name="down")(gelu(h))

@@ -45,7 +45,5 @@ def sinusoid_2d(rows: int, columns: int, width: int) -> Float[Array, "rows colum
     column = _interleaved(np.arange(columns), frequencies)
     row = _interleaved(np.arange(rows), frequencies)
     shape = (rows, columns, d)
-    table = np.concatenate(
-        [np.broadcast_to(column[None], shape), np.broadcast_to(row[:, None], shape)], axis=-1
-    )
+    table = np.concatenate([np.broadcast_to(column[None], shape), np.broadcast_to(row[:, None], shape)], axis=-1)
     return jnp.asarray(table, jnp.float32)

@@ -106,9 +106,7 @@ class GlyphVAETask:
         }
 
     def terms(self, variables, batch, draws, totals, step):
-        encoding, decoding = self.model.apply(
-            _weights(variables), tokens_of(batch), batch["sdf"], draws["eps"]
-        )
+        encoding, decoding = self.model.apply(_weights(variables), tokens_of(batch), batch["sdf"], draws["eps"])
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
         totals = self.totals_of(parts) if totals is None else totals
         terms, kl = self.loss_terms(parts, totals, step)
@@ -148,9 +146,7 @@ class GlyphVAETask:
         loss = self.config.loss
         ce = losses.share(parts["ce_weighted"], totals["ce_weighted"].total)
         l1 = losses.share(parts["l1"], totals["l1"].total)
-        kl = losses.kl_with_free_bits(
-            parts["kl_vector"], totals["kl_vector"], loss.free_bits, loss.free_bits_mode
-        )
+        kl = losses.kl_with_free_bits(parts["kl_vector"], totals["kl_vector"], loss.free_bits, loss.free_bits_mode)
         if loss.detach_l1_and_kl:
             l1, kl = jax.lax.stop_gradient((l1, kl))
         return {"ce": loss.ce_weight * ce, "l1": loss.l1_weight * l1, "kl": self.beta(step) * kl}, kl

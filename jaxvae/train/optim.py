@@ -50,9 +50,7 @@ def make_schedule(config, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     c, s = config.optim, config.optim.schedule
     after_warmup = {
         "constant": lambda: optax.constant_schedule(c.lr),
-        "cosine": lambda: optax.cosine_decay_schedule(
-            c.lr, max(total_steps - s.warmup_steps, 1), alpha=s.end_factor
-        ),
+        "cosine": lambda: optax.cosine_decay_schedule(c.lr, max(total_steps - s.warmup_steps, 1), alpha=s.end_factor),
         "exponential": lambda: optax.exponential_decay(c.lr, s.decay_steps, s.decay_rate),
         "step": lambda: optax.exponential_decay(c.lr, s.decay_steps, s.decay_rate, staircase=True),
     }[s.name]()

@@ -14,6 +14,7 @@ from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
 from jaxvae.data.source import Source
 from jaxvae.errors import UserError
+from jaxvae.nn.barriers import compiler_options
 from jaxvae.run import Run
 from jaxvae.tasks.task import Task
 from jaxvae.train.checkpoint import Checkpoints
@@ -101,6 +102,7 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(),
     )
     notes.append(_summary(config, shapes, mesh, plan, total_steps, run))
     return Setup(

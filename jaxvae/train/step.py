@@ -41,22 +41,26 @@ def make_train_step(task, optimizer, schedule, config) -> Callable[[State, dict]
         rows = batch["valid"].shape[0]
         draws = task.draws(example_keys(key, jnp.arange(rows)), batch)
         if accum == 1:
-            grads, terms, stats = loss_and_grads(
-                task, state.params, state.collections, batch, draws, None, step
-            )
+            grads, terms, stats = loss_and_grads(task, state.params, state.collections, batch, draws, None, step)
         else:
             grads, terms, stats = accumulate(state.params, state.collections, batch, draws, step)
 
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
+
+        def keep_finite(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        # The barriers have direction, parameters and averages computed one after the other, each from the one
+        # before: fused, the later ones would repeat the earlier and hold on to buffers that could be overwritten.
         direction, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        direction = jax.lax.optimization_barrier(direction)
         lr = schedule(state.step)
         params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
+        params = jax.lax.optimization_barrier(keep_finite(params, state.params))
         ema = {name: update_ema(state.ema[name], params, row, step) for name, row in ema_rows.items()}
+        opt_state, ema = keep_finite((opt_state, ema), (state.opt_state, state.ema))
 
-        new = (params, opt_state, ema)
-        old = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
         scalars = {**terms, "grad_norm": norm, "lr": lr}
         stats |= {name: Mean.per_batch(value) for name, value in scalars.items()}
         # What a skipped update reports would turn the whole interval into NaN: it counts as skipped and no more.
@@ -111,4 +115,3 @@ def sum_over(function, micro):
     first = jax.tree.map(lambda x: x[0], micro)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, first))
     return jax.lax.scan(body, zeros, micro)[0]
-

@@ -176,9 +176,7 @@ def class_weight(case):
 def decode_outlines(case):
     i = case.inputs
     norms = i["norms"] if case.config["denormalise"] else [None] * len(i["norms"])
-    rows = [
-        decode(*row) for row in zip(i["logits_cmd"], i["pred_arg"], i["seq_mask"], norms, strict=True)
-    ]
+    rows = [decode(*row) for row in zip(i["logits_cmd"], i["pred_arg"], i["seq_mask"], norms, strict=True)]
     longest = case.arrays["outputs"]["ids"].shape[1]
     ids, args = np.full((len(rows), longest), -1), np.zeros((len(rows), longest, 4))
     for row, commands in enumerate(rows):
@@ -219,9 +217,7 @@ def vector_encoder(case):
     )
     tokens = tokens_of(case.inputs)
     q_tokens = model.apply(params_of(case, names.vector_encoder(c["vec_layers"])), tokens)
-    return outputs(
-        q_tokens=q_tokens, prefix_repr=masked_mean(q_tokens, tokens.mask), key_padding_mask=~tokens.mask
-    )
+    return outputs(q_tokens=q_tokens, prefix_repr=masked_mean(q_tokens, tokens.mask), key_padding_mask=~tokens.mask)
 
 
 def pixel_encoder(case):
@@ -235,9 +231,7 @@ def cross_attention(case):
     c, i = case.config, on_device(case.inputs)
     model = CrossAttention(c["heads"], c["enc_xlayers"])
     mask = i["q_mask"]
-    q_fused = model.apply(
-        params_of(case, names.cross_attention(c["enc_xlayers"])), i["q_tokens"], i["kv_tokens"], mask
-    )
+    q_fused = model.apply(params_of(case, names.cross_attention(c["enc_xlayers"])), i["q_tokens"], i["kv_tokens"], mask)
     outside = Mean.of(jnp.square(q_fused).sum(-1), ~mask)
     return outputs(q_fused=q_fused, masked_q_l2_mean=outside.compute().astype(np.float32))
 
@@ -284,9 +278,7 @@ def decoder(case):
     image = c["use_pixel_cross_attn"]
     model = Decoder(c["embed"], c["heads"], c.get("patch", 16), c["dec_layers"], c["max_len"], image=image)
     sdf = (i["stage_sdf"][:, 0]) if image else None
-    decoding = model.apply(
-        params_of(case, names.decoder(c["dec_layers"], image)), i["z"], sdf, i["seq_mask"]
-    )
+    decoding = model.apply(params_of(case, names.decoder(c["dec_layers"], image)), i["z"], sdf, i["seq_mask"])
     found = outputs(logits_cmd=decoding.logits, pred_arg=decoding.coords, dec_slots=decoding.slots)
     return found | (outputs(kv_tokens=decoding.kv_tokens) if image else {})
 
