@@ -41,6 +41,11 @@ def tokens_of(batch) -> Tokens:
     return Tokens(batch["commands"], batch["coords"], mask, batch["contour_ids"], batch["topology"])
 
 
+def command_accuracy(tokens: Tokens, commands: jax.Array) -> Mean:
+    """Share of the valid tokens whose predicted command, `commands` [B, L], is the target."""
+    return Mean.of(commands == tokens.commands, tokens.mask)
+
+
 class GlyphVAETask:
     """See `jaxvae.tasks.task.Task`. Construction checks the configuration and reads nothing."""
 
@@ -113,7 +118,8 @@ class GlyphVAETask:
 
         # `kl` is a share; times the examples of the whole batch it becomes additive like the other statistics.
         used = Mean(kl * totals["kl_vector"].weight[0], parts["kl_vector"].weight[0])
-        stats = self._report(batch, encoding.posterior, decoding, parts) | {
+        stats = self._report(batch, encoding.posterior, parts) | {
+            "command_accuracy": command_accuracy(tokens_of(batch), decoding.logits.argmax(-1)),
             "beta": Mean.per_batch(self.beta(step)),
             "kl_used": used,
             "kl_used_per_dim": Mean(used.total / self.model.zdim, used.weight),
@@ -163,7 +169,7 @@ class GlyphVAETask:
         decoding = self._decode(variables, batch, encoding.posterior.mean)
         mean = encoding.posterior.mean
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
-        stats = self._report(batch, encoding.posterior, decoding, parts)
+        stats = self._report(batch, encoding.posterior, parts)
         stats |= self.score(batch, _reconstruction(decoding))
         stats |= {
             "kl_vector": parts["kl_vector"],
@@ -210,7 +216,7 @@ class GlyphVAETask:
         want = fill(tokens.commands, tokens.coords, tokens.mask, IOU_SIZE)
         got = fill(reconstruction.commands, reconstruction.coords, tokens.mask, IOU_SIZE)
         return {
-            "command_accuracy": Mean.of(reconstruction.commands == tokens.commands, tokens.mask),
+            "command_accuracy": command_accuracy(tokens, reconstruction.commands),
             "coord_error_em": Mean.of(error, coord_mask),
             # A target too small for any pixel's centre says nothing.
             "iou": Mean.of(raster.iou(want, got), batch["valid"] & want.any((-2, -1))),
@@ -244,10 +250,8 @@ class GlyphVAETask:
         mask = tokens_of(batch).mask
         return self.model.apply(_weights(variables), z, batch["sdf"], mask, method="decode")
 
-    def _report(self, batch, posterior, decoding, parts) -> Stats:
-        """What training and evaluation log in common."""
-        tokens = tokens_of(batch)
-        correct = decoding.logits.argmax(-1) == tokens.commands
+    def _report(self, batch, posterior, parts) -> Stats:
+        """What training and evaluation log in common of losses and posterior."""
         kl = posterior.kl().sum(-1)
         return {
             "ce": parts["ce"],
@@ -256,7 +260,6 @@ class GlyphVAETask:
             "kl": Mean.of(kl, batch["valid"]),
             "kl_per_dim": Mean.of(kl / self.model.zdim, batch["valid"]),
             "logvar_clamped": Mean.of(posterior.clamped, batch["valid"]),
-            "command_accuracy": Mean.of(correct, tokens.mask),
         }
 
 
