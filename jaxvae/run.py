@@ -2,7 +2,7 @@
 
     config.json     the full configuration          metrics.jsonl  one row per logged step, `step` first
     command.txt     a line that recreates the run   samples/       pictures by step
-    data.json       every split, by name            checkpoints/   written by jaxvae.train.checkpoint
+    data.json       splits and skipped, by name     checkpoints/   written by jaxvae.train.checkpoint
     versions.json   packages                        report.md      numbers, curves and pictures, at the end
     host.json       machine and devices             curves.png     every metric against the step
 
@@ -109,7 +109,8 @@ class Run:
                 split: {"fingerprint": source.fingerprint, "examples": [source.name(i) for i in range(len(source))]}
                 for split, source in sources.items()
             }
-            write_json(self.folder / "data.json", {"notes": notes, "splits": splits})
+            data = {"notes": notes, "skipped": skipped_inputs(sources), "splits": splits}
+            write_json(self.folder / "data.json", data)
         except OSError as error:
             raise UserError(f"--workdir {self.folder} cannot be written: {error}") from None
 
@@ -123,6 +124,13 @@ class Run:
         """Drops rows after `step`: a run that resumes from a checkpoint writes them again, once."""
         rows = [row for row in read_rows(self.metrics_path) if row["step"] <= step]
         write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def skipped_inputs(sources: Mapping[str, Any]) -> dict[str, list[str]]:
+    """{reason: names} of what was left out of `sources`; those that share one mapping count it once."""
+    readings = {id(source.skipped): source.skipped for source in sources.values()}.values()
+    reasons = dict.fromkeys(reason for reading in readings for reason in reading)
+    return {reason: [name for reading in readings for name in reading.get(reason, ())] for reason in reasons}
 
 
 def host() -> dict[str, Any]:

@@ -20,10 +20,13 @@ class Source(Protocol):
     Attributes:
       capacities: from small to large, increasing in every coordinate; every example fits into the last.
       fingerprint: digest of the data; a run that resumes on other data is refused.
+      skipped: names of the inputs that were left out when the data were read, all of them, by reason. Sources that
+        were cut from one reading share one mapping, so that a run counts each input once.
     """
 
     capacities: Sequence[Capacity]
     fingerprint: str
+    skipped: Mapping[str, Sequence[str]]
 
     def __len__(self) -> int: ...
 

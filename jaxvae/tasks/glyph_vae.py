@@ -64,7 +64,7 @@ class GlyphVAETask:
         glyphs, skipped = load_glyphs(data.path, data.charset, self.config.model.max_len)
         for line in skipped.summary():
             report(line)
-        train, val = split_by_group(glyphs, data.val_fraction, data.split_seed)
+        train, val = split_by_group(glyphs, data.val_fraction, data.split_seed, skipped.summary())
         report(f"{len(glyphs)} glyphs: {len(train)} to train on, {len(val)} to validate on, no outline in both")
         shared = dict(
             image_size=data.image_size,
@@ -73,6 +73,7 @@ class GlyphVAETask:
             end=data.prefix_end,
             num_buckets=data.num_buckets,
             max_tokens=self.config.model.max_len,
+            skipped=skipped.names,
         )
         return {
             "train": GlyphSource([glyphs[i] for i in train], **shared),

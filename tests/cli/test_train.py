@@ -164,7 +164,10 @@ def test_bad_data_is_named(script, tmp_path):
     refused(data(empty), str(empty))
     coords = np.zeros((2, 6, 4), np.float32)
     coords[1, 2, 0] = np.nan
-    refused(data(npz(tmp_path / "nan.npz", seq_arg=coords)), "nan.npz", "seq_arg", "1")
+    # One row is left, too few for a split: the message says what became of the other.
+    refused(data(npz(tmp_path / "nan.npz", seq_arg=coords)), "val_fraction", "nan/row1", "seq_arg[1, 2, 0] = nan")
+    far = npz(tmp_path / "far.npz", seq_arg=np.full_like(coords, 9))
+    refused(data(far), "far.npz", "2 rows", "beyond 4", "far/row0", "seq_arg[0, 0, 0] = 9.0")
     refused(data(npz(tmp_path / "short.npz", seq_mask=np.ones((2, 5), bool))), "short.npz", "seq_mask")
     assert not (tmp_path / "run").exists()
 

@@ -82,8 +82,11 @@ def test_groups_are_joined_through_chains(glyphs):
 
 
 def test_one_outline_cannot_be_split(glyphs):
-    with pytest.raises(UserError, match="cannot be split"):
-        split_by_group([glyphs[0]] * 3, 0.1, 0)
+    for count, what in (1, "1 glyph "), (3, "3 glyphs "):
+        with pytest.raises(UserError, match=f"^{what}with one outline .*val_fraction = 0.1: .*data.path.*data.charset"):
+            split_by_group([glyphs[0]] * count, 0.1, 0)
+    with pytest.raises(UserError, match=r"; left out: 9 glyphs too long; left out: 1 glyph damaged$"):
+        split_by_group([glyphs[0]], 0.1, 0, ["9 glyphs too long", "1 glyph damaged"])
     train, val = split_by_group([glyphs[0]] * 3, 0.0, 0)
     assert train.tolist() == val.tolist() == [0, 1, 2]
 
@@ -140,8 +143,8 @@ def test_whole_glyphs_without_rsm(glyphs):
         np.testing.assert_array_equal(source.load(index, 0)["coords"], glyphs[index].coords)
     unknown = [dataclasses.replace(g, contour_ids=np.full_like(g.contour_ids, -1)) for g in glyphs[:3]]
     assert len(source_of(unknown, rsm=False)) == 3
-    with pytest.raises(UserError, match=r"no contour ids.*data\.rsm"):
-        source_of(unknown)
+    with pytest.raises(UserError, match=r"data\.rsm = True, but 3 of 4 glyphs .*data\.rsm=False, or add contour_ids"):
+        source_of([glyphs[3], *unknown])
 
 
 @pytest.mark.parametrize("num_buckets", [1, 2, 4, 9])

@@ -1,5 +1,7 @@
 """The plan and the loader, on a source of numbers."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ class Numbers:
 
     capacities = ((4,), (8,), (12,))
     fingerprint = "numbers"
+    skipped: ClassVar = {}
 
     def __init__(self, sizes):
         self._sizes = np.asarray(sizes)

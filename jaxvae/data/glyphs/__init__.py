@@ -3,7 +3,6 @@
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
 from jaxvae.data.glyphs.npz import read_npz
 from jaxvae.data.glyphs.sdf import inside_mask, signed_distance, stage_sdf
-from jaxvae.data.glyphs.skipped import Skipped
 from jaxvae.data.glyphs.source import GlyphSource, load_glyphs
 from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_indices
 from jaxvae.data.glyphs.stages import (
@@ -21,7 +20,6 @@ __all__ = [
     "Contour",
     "Glyph",
     "GlyphSource",
-    "Skipped",
     "cut_prefix",
     "draw_stage",
     "embedded_fonts",

@@ -1,7 +1,7 @@
 """Glyphs from font files: TrueType and OpenType (quadratic or cubic), single fonts and collections."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -12,15 +12,16 @@ from fontTools.pens.basePen import BasePen, decomposeQuadraticSegment
 from fontTools.ttLib import TTFont
 from fontTools.ttLib.sfnt import readTTCHeader
 
-from jaxvae.data.glyphs.skipped import Skipped
 from jaxvae.data.glyphs.tokens import (
     Contour,
     Glyph,
     coordinate_mask,
+    glyph_label,
     reason_to_skip,
     tokens_from_contours,
     topology_bits,
 )
+from jaxvae.data.skipped import Skipped
 from jaxvae.errors import UserError
 from jaxvae.outlines import L, M, Q
 
@@ -44,23 +45,27 @@ def embedded_fonts() -> list[Path]:
     return sorted(path for path in folder.iterdir() if EMBEDDED_FONTS.fullmatch(path.name))
 
 
-def find_fonts(path: str) -> list[Path]:
-    """The font files that `path` means, sorted: a file, a folder searched with all below it, or a comma list.
+def find_fonts(places: Iterable[Path]) -> list[Path]:
+    """The font files that existing files and folders mean, sorted; a folder is searched with all below it.
 
     Raises:
-      UserError: if a part does not exist, or nothing is found.
+      UserError: if a folder holds no font.
     """
     found = set()
-    for part in [path] if Path(path).exists() else map(str.strip, path.split(",")):
-        place = Path(part).expanduser()
-        if not part or not place.exists():
-            raise UserError(f"no file or folder {part!r}: name font files or folders, separated by commas")
-        below = place.rglob("*") if place.is_dir() else []
-        found |= {file for file in below if file.suffix.lower() in FONT_SUFFIXES and file.is_file()}
-        found |= {place} if place.is_file() else set()
-    if not found:
-        raise UserError(f"no font found in {path!r}: looked for {', '.join(FONT_SUFFIXES)} in it and below")
+    for place in places:
+        fonts = {file for file in place.rglob("*") if _is_font(file)} if place.is_dir() else {place}
+        if not fonts:
+            raise UserError(
+                f"config.data.path: no font found in {str(place)!r}: a folder has to hold {', '.join(FONT_SUFFIXES)}, "
+                "in it or below (a .npz is named by its own path)"
+            )
+        found |= fonts
     return sorted(found)
+
+
+def _is_font(file: Path) -> bool:
+    # A link that leads nowhere counts: it is then reported as unreadable instead of passed over.
+    return file.suffix.lower() in FONT_SUFFIXES and (file.is_file() or file.is_symlink())
 
 
 def parse_charset(charset: str) -> list[range]:
@@ -75,8 +80,8 @@ def parse_charset(charset: str) -> list[range]:
         first, last = (int(match[1], 16), int(match[2] or match[1], 16)) if match else (1, 0)
         if not first <= last <= LAST_CODEPOINT:
             raise UserError(
-                f"charset {charset!r} is not understood at {part.strip()!r}: use {', '.join(CHARSETS)}, or "
-                "ranges such as U+0041-005A,U+4E00-4E10"
+                f"config.data.charset = {charset!r} is not understood at {part.strip()!r}: use {', '.join(CHARSETS)}, "
+                "or ascending ranges such as U+0041-005A,U+4E00-4E10"
             )
         ranges.append(range(first, last + 1))
     return ranges
@@ -115,7 +120,10 @@ def read_fonts(paths: Sequence[Path], charset: str, max_tokens: int) -> tuple[li
 def _refuse(place: str, error: Exception, candidates: int, skipped: Skipped) -> None:
     """Notes a face that cannot be read; the only one that was asked for is an error."""
     if candidates == 1:
-        raise UserError(f"{place} cannot be read as a font: {_describe(error)}") from error
+        raise UserError(
+            f"{place} cannot be read as a font: {_describe(error)}: config.data.path takes {', '.join(FONT_SUFFIXES)}, "
+            "folders of them, or a .npz"
+        ) from error
     skipped.add("font unreadable", f"{place}: {_describe(error)}")
 
 
@@ -131,14 +139,14 @@ def _count_faces(content: bytes) -> int:
 def _read_face(face: "_Face", ranges: list[range], max_tokens: int, skipped: Skipped) -> list[Glyph]:
     glyphs = []
     for name, codepoint in face.mapped(ranges):
-        label = f"{face.name}: {name}"
+        label = glyph_label(face.name, name, codepoint)
         pen = _ContourPen(face.glyph_set, CUBIC_TOLERANCE_EM * face.units_per_em)
         try:
             outline = face.glyph_set[name]
             outline.draw(pen)
             advance = outline.width
         except Exception as error:
-            skipped.add("glyph damaged", f"{label} ({_describe(error)})")
+            skipped.add("glyph damaged", f"{label}: {_describe(error)}")
             continue
         if not pen.contours:
             skipped.add("glyph without contours", label)

@@ -1,7 +1,8 @@
 """The data file of the original system: arrays of padded outlines in one `.npz`.
 
 Source: specification of the glyph VAE, section 2.2. Nothing in the file is trusted: no pickles, and the sizes
-that an array declares are checked before memory is taken for it.
+that an array declares are checked before memory is taken for it. What is wrong with the file as a whole is
+refused here; rows that are broken are found in `jaxvae.data.glyphs.rows`, and left out.
 """
 
 import math
@@ -13,15 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from jaxvae.data.glyphs.tokens import Glyph, topology_bits
+from jaxvae.data.glyphs.rows import broken_rows
+from jaxvae.data.glyphs.tokens import Glyph, glyph_label, reason_to_skip, topology_bits
+from jaxvae.data.skipped import Skipped
 from jaxvae.errors import UserError
-from jaxvae.outlines import END, NUM_COMMANDS, PAD
+from jaxvae.outlines import COMMAND_NAMES, NUM_COMMANDS, PAD
 
 # The file does not say how large an em is; the square [-1, 1] is taken for it.
 UNKNOWN_EM = 2.0
-# Rows of the table in which the model looks up contour ids.
-MAX_CONTOURS = 4096
-
 
 # RuntimeError: an encrypted member, or a compression that Python does not have.
 UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
@@ -49,47 +49,53 @@ LAYOUTS = {
 }
 
 
-def read_npz(path: Path | str) -> list[Glyph]:
+def read_npz(path: Path | str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
     """The glyphs of a file of the original, one per row, named 'row0', 'row1', ...
 
     Only valid tokens that are not PAD are kept; contour ids and END stay as they are. Where the file has no
     `contour_ids`, `norm` or `unicode` they are -1, (1, 0, 0) and -1; topology bits are derived from the
-    commands. A row without a valid token gives a glyph of length 0.
+    commands. Broken rows (`broken_rows`), glyphs without contours and those longer than `max_tokens` (END
+    included) are skipped and named, each under the first reason that holds.
 
     Raises:
-      UserError: if the file or an array in it is not what it should be; the message names file, key and row.
+      UserError: if the file or an array in it is not what it should be, or a command is not in the vocabulary;
+        the message names file and key.
     """
     path = Path(path)
     arrays = _read_arrays(path)
     commands, coords = arrays["seq_cmd"], arrays["seq_arg"]
-    keep = arrays["seq_mask"].astype(bool) & (commands != PAD)
-    ids = arrays.get("contour_ids", np.full(commands.shape, -1))
-    _check_values(path, "seq_cmd", keep & ((commands < 0) | (commands >= NUM_COMMANDS)), "is no command (0..8)")
-    _check_values(path, "seq_arg", keep & ~np.isfinite(coords).all(-1), "is not finite")
-    outside = keep & ((ids < -1) | (ids >= MAX_CONTOURS))
-    _check_values(path, "contour_ids", outside, f"is not in -1..{MAX_CONTOURS - 1}")
-    _check_contour_order(path, ids, keep & (commands != END))
-    norm = arrays.get("norm", np.tile(np.float32([1, 0, 0]), (len(commands), 1)))
+    arrays.setdefault("contour_ids", np.full(commands.shape, -1))
+    arrays.setdefault("norm", np.tile(np.float32([1, 0, 0]), (len(commands), 1)))
     codepoints = arrays.get("unicode", np.full(len(commands), -1))
+    keep = arrays["seq_mask"].astype(bool) & (commands != PAD)
+    _check_vocabulary(path, commands, keep)
+    broken = broken_rows(commands, coords, arrays["contour_ids"], arrays["norm"], keep)
 
-    glyphs = []
+    glyphs, skipped = [], Skipped()
     for row, valid in enumerate(keep):
+        name, codepoint = f"row{row}", int(codepoints[row])
+        if row in broken:
+            reason, where = broken[row]
+            skipped.add(reason, f"{glyph_label(path.stem, name, codepoint)}: {where}")
+            continue
         row_commands = commands[row][valid].astype(np.int32)
         topology = arrays["seq_topo"][row][valid] if "seq_topo" in arrays else topology_bits(row_commands)
-        glyphs.append(
-            Glyph(
-                commands=row_commands,
-                coords=coords[row][valid].astype(np.float32),
-                contour_ids=ids[row][valid].astype(np.int32),
-                topology=topology.astype(np.uint8),
-                norm=norm[row].astype(np.float32),
-                em=UNKNOWN_EM,
-                codepoint=int(codepoints[row]),
-                name=f"row{row}",
-                font=path.stem,
-            )
+        glyph = Glyph(
+            commands=row_commands,
+            coords=coords[row][valid].astype(np.float32),
+            contour_ids=arrays["contour_ids"][row][valid].astype(np.int32),
+            topology=topology.astype(np.uint8),
+            norm=arrays["norm"][row].astype(np.float32),
+            em=UNKNOWN_EM,
+            codepoint=codepoint,
+            name=name,
+            font=path.stem,
         )
-    return glyphs
+        if reason := reason_to_skip(glyph, max_tokens):
+            skipped.add(reason, glyph.label)
+        else:
+            glyphs.append(glyph)
+    return glyphs, skipped
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -106,7 +112,10 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 _check_header(path, key, archive, member, sizes)
             return {key: _read_array(archive, m) for key, m in members.items() if key != "img_dt"}
     except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read as a glyph file (.npz): {error}") from error
+        raise UserError(
+            f"{path} cannot be read as a glyph file: {error or type(error).__name__}: it must be a whole .npz, as "
+            "numpy.savez writes it"
+        ) from error
 
 
 def _check_header(path: Path, key: str, archive: zipfile.ZipFile, member: str, sizes: dict) -> None:
@@ -128,10 +137,12 @@ def _check_header(path: Path, key: str, archive: zipfile.ZipFile, member: str, s
         wanted = ", ".join(map(str, known))
         raise UserError(f"{path}: {key} has shape {tuple(shape)}, expected ({wanted}{',' * (len(known) == 1)})")
     if not shape[0]:
-        raise UserError(f"{path}: {key} is empty, expected one row per glyph")
+        raise UserError(f"{path}: {key} has shape {tuple(shape)} and so no row, expected one row per glyph")
     sizes |= {axis: size for axis, size in zip(expected, shape, strict=True) if isinstance(axis, str)}
     if declared != archive.getinfo(member).file_size:
-        raise UserError(f"{path}: {key} is damaged: shape {tuple(shape)} does not fit the size of its data")
+        raise UserError(
+            f"{path}: {key} is damaged: shape {tuple(shape)} does not fit the size of its data: write the file again"
+        )
 
 
 def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
@@ -139,17 +150,14 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray:
         return npy.read_array(file, allow_pickle=False)
 
 
-def _check_values(path: Path, key: str, wrong: np.ndarray, what: str) -> None:
-    """Raises `UserError` naming the first place [row, token] at which `wrong` [N, L] is True."""
-    if wrong.any():
-        row, token = np.argwhere(wrong)[0]
-        raise UserError(f"{path}: {key}[{row}, {token}] {what}")
+def _check_vocabulary(path: Path, commands: np.ndarray, keep: np.ndarray) -> None:
+    """Raises `UserError` naming the first valid command that is unknown.
 
-
-def _check_contour_order(path: Path, ids: np.ndarray, drawn: np.ndarray) -> None:
-    """Raises `UserError` unless ids of a row's tokens before END are all -1, or count 0, 1, ... in order."""
-    for row, valid in enumerate(drawn):
-        row_ids = ids[row][valid].astype(np.int64)
-        steps = np.diff(row_ids, prepend=0)
-        if (row_ids != -1).any() and ((steps < 0) | (steps > 1) | (row_ids[0] != 0)).any():
-            raise UserError(f"{path}: contour_ids[{row}] do not count the contours 0, 1, ... in stored order")
+    It is no matter of a single row: a file with other ids has another vocabulary, and all its rows mean something
+    else.
+    """
+    unknown = np.argwhere(keep & ((commands < 0) | (commands >= NUM_COMMANDS)))
+    if len(unknown):
+        row, token = unknown[0]
+        ids = ", ".join(f"{i} {name}" for i, name in enumerate(COMMAND_NAMES))
+        raise UserError(f"{path}: seq_cmd[{row}, {token}] = {commands[row, token]} is no command: commands are {ids}")

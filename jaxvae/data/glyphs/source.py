@@ -1,8 +1,9 @@
 """Glyphs as a source of training examples: prefixes of outlines and their signed distance images."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,6 @@ from jaxtyping import Int
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
 from jaxvae.data.glyphs.npz import read_npz
 from jaxvae.data.glyphs.sdf import stage_sdf
-from jaxvae.data.glyphs.skipped import Skipped
 from jaxvae.data.glyphs.stages import (
     STAGE_PROBABILITIES,
     STAGE_RATIOS,
@@ -21,7 +21,9 @@ from jaxvae.data.glyphs.stages import (
     draw_stage,
     prefix_lengths,
 )
-from jaxvae.data.glyphs.tokens import Glyph, reason_to_skip
+from jaxvae.data.glyphs.tokens import Glyph
+from jaxvae.data.paths import existing_paths
+from jaxvae.data.skipped import Skipped
 from jaxvae.errors import UserError
 from jaxvae.outlines import NUM_COMMANDS, PAD
 
@@ -30,37 +32,39 @@ CAPACITY_STEP = 8
 # What fills the slots behind an example; every other array is filled with 0 or False.
 PADDING = {"commands": PAD, "contour_ids": -1}
 PER_TOKEN = ("commands", "coords", "token_mask", "contour_ids", "topology")
+NOTHING_SKIPPED: Mapping[str, Sequence[str]] = MappingProxyType({})
 
 
 def load_glyphs(path: str, charset: str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
     """The usable glyphs that `path` means, and what was left out.
 
     Args:
-      path: '' for the fonts that come with matplotlib, a `.npz` of the original system, or fonts and folders
-        of fonts (`find_fonts`).
+      path: '' for the fonts that come with matplotlib, or what `existing_paths` understands: fonts and folders
+        of fonts (`find_fonts`), or one `.npz` of the original system.
       charset: which characters of fonts to take (`parse_charset`); a `.npz` is taken whole.
       max_tokens: longest outline, END included.
 
     Raises:
-      UserError: if there is no such file, it cannot be read, or no glyph is left.
+      UserError: if there is no such file, it cannot be read, a `.npz` is not alone, or no glyph is left.
     """
-    if path.lower().endswith(".npz"):
-        glyphs, skipped = _load_npz(path, max_tokens)
+    places = existing_paths(path) if path else embedded_fonts()
+    npz = [place for place in places if place.suffix.lower() == ".npz" and place.is_file()]
+    if npz and len(places) > 1:
+        others = len(places) - 1
+        raise UserError(
+            f"config.data.path names {npz[0]} and {others} other path{'s' if others > 1 else ''}: name one .npz "
+            "alone, or any number of fonts and folders of fonts"
+        )
+    if npz:
+        glyphs, skipped = read_npz(npz[0], max_tokens)
     else:
-        glyphs, skipped = read_fonts(find_fonts(path) if path else embedded_fonts(), charset, max_tokens)
+        glyphs, skipped = read_fonts(find_fonts(places), charset, max_tokens)
     if not glyphs:
-        why = "; ".join(skipped.summary()) or f"no character of charset {charset!r}"
-        raise UserError(f"no usable glyph in {path or 'the embedded fonts'}: {why}")
-    return glyphs, skipped
-
-
-def _load_npz(path: str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
-    glyphs, skipped = [], Skipped()
-    for glyph in read_npz(path):
-        if reason := reason_to_skip(glyph, max_tokens):
-            skipped.add(reason, glyph.label)
-        else:
-            glyphs.append(glyph)
+        why = "; ".join(skipped.summary()) or f"no character of config.data.charset = {charset!r}"
+        raise UserError(
+            f"no usable glyph in {path or 'the embedded fonts'}: {why}: name other data in config.data.path, other "
+            f"characters in config.data.charset, or raise config.model.max_len = {max_tokens}"
+        )
     return glyphs, skipped
 
 
@@ -79,6 +83,7 @@ class GlyphSource:
       stages: 'drawn' draws one of `stage_ratios` per glyph and epoch with `stage_probabilities`; 'fixed'
         holds every glyph at each of `eval_stages`, glyph by glyph.
       num_buckets: at most this many capacities, at equally spaced quantiles of the lengths that are drawn.
+      skipped: names of what was left out when `glyphs` were read, by reason.
 
     Raises:
       UserError: if prefixes are asked for and a glyph has no contour ids.
@@ -99,12 +104,13 @@ class GlyphSource:
         stage_probabilities: Sequence[float] = STAGE_PROBABILITIES,
         eval_stages: Sequence[float] = (1.0,),
         num_buckets: int = 4,
+        skipped: Mapping[str, Sequence[str]] = NOTHING_SKIPPED,
     ):
         check_stages(stage_ratios, stage_probabilities)
         longest = max(map(len, glyphs))
         if longest > max_tokens:
             raise ValueError(f"a glyph has {longest} tokens, more than max_tokens = {max_tokens}")
-        self.glyphs, self.rsm, self.end = glyphs, rsm, end
+        self.glyphs, self.rsm, self.end, self.skipped = glyphs, rsm, end, skipped
         self.image_size, self.sdf_clip_px = image_size, sdf_clip_px
         self._fixed = stages == "fixed"
         self._ratios = tuple(eval_stages if self._fixed else stage_ratios)
@@ -192,9 +198,12 @@ class GlyphSource:
     def _prefix_lengths(self) -> Int[np.ndarray, "glyphs stages"]:
         if not self.rsm:
             return np.array([[len(glyph)] for glyph in self.glyphs])
-        for glyph in self.glyphs:
-            if glyph.contour_ids.max() < 0:
-                raise UserError(f"{glyph.label} has no contour ids, so no prefixes can be cut: switch off data.rsm")
+        bare = [glyph.label for glyph in self.glyphs if glyph.contour_ids.max() < 0]
+        if bare:
+            raise UserError(
+                f"config.data.rsm = True, but {len(bare)} of {len(self.glyphs)} glyphs have no contour ids ({bare[0]} "
+                "first), so that no prefixes can be cut: set config.data.rsm=False, or add contour_ids to the file"
+            )
         return np.array([prefix_lengths(g.commands, g.contour_ids, self._ratios, self.end) for g in self.glyphs])
 
     def _choose_capacities(self, num_buckets: int, largest: int) -> tuple[tuple[int, ...], ...]:

@@ -4,7 +4,7 @@ Source: specification of the glyph VAE, section 2.7; why by outline: 9.12.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -46,8 +46,11 @@ def glyph_groups(glyphs: Sequence[Glyph]) -> Int[np.ndarray, " n"]:
     return connected_components(graph, directed=False)[1][: len(glyphs)]
 
 
-def split_by_group(glyphs: Sequence[Glyph], val_fraction: float, seed: int) -> Split:
+def split_by_group(glyphs: Sequence[Glyph], val_fraction: float, seed: int, left_out: Iterable[str] = ()) -> Split:
     """`split_indices` of the groups of `glyph_groups`; returns indices of glyphs, sorted.
+
+    Args:
+      left_out: what was skipped when the glyphs were read, a line each: why there may be so few of them.
 
     Raises:
       UserError: if all glyphs are one group, so that nothing would be left to train on.
@@ -55,9 +58,11 @@ def split_by_group(glyphs: Sequence[Glyph], val_fraction: float, seed: int) -> S
     groups = glyph_groups(glyphs)
     names = np.unique(groups)
     if len(names) < 2 and 0 < val_fraction < 1:
+        skipped = "".join(f"; left out: {line}" for line in left_out)
         raise UserError(
-            f"{len(glyphs)} glyphs with one outline cannot be split: use more glyphs, or a val_fraction of 0 "
-            "to validate on the training data"
+            f"{len(glyphs)} glyph{'s' if len(glyphs) > 1 else ''} with one outline in all cannot be split at "
+            f"config.data.val_fraction = {val_fraction}: training and validation need an outline each, so name more "
+            "files in config.data.path, more characters in config.data.charset, or raise config.model.max_len" + skipped
         )
     train, val = (
         np.flatnonzero(np.isin(groups, names[side])) for side in split_indices(len(names), val_fraction, seed)

@@ -40,8 +40,8 @@ class Glyph:
 
     @property
     def label(self) -> str:
-        """'font/glyph U+XXXX'."""
-        return f"{self.font}/{self.name}" + (f" U+{self.codepoint:04X}" if self.codepoint >= 0 else "")
+        """The name of `glyph_label`."""
+        return glyph_label(self.font, self.name, self.codepoint)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,11 @@ class Contour:
             twice += chord
             x0, y0 = x1, y1
         return 0.5 * (twice + x0 * start_y - start_x * y0)
+
+
+def glyph_label(font: str, name: str, codepoint: int) -> str:
+    """'font/glyph U+XXXX', or 'font/glyph' where the code point is unknown (-1)."""
+    return f"{font}/{name}" + (f" U+{codepoint:04X}" if codepoint >= 0 else "")
 
 
 def topology_bits(commands: Int[np.ndarray, " L"]) -> UInt8[np.ndarray, " L"]:

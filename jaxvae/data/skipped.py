@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-# Names shown per line of the summary; `to_json` has all of them.
+# Names shown per line of the summary; `names`, and with it a run's data.json, has all of them.
 NAMES_SHOWN = 5
 
 
@@ -19,12 +19,8 @@ class Skipped:
         return sum(map(len, self.names.values()))
 
     def summary(self) -> list[str]:
-        """A line per reason: '3 glyphs longer than 256 tokens (DejaVuSans: uni0BCC, ...)'."""
+        """A line per reason: '3 glyphs longer than 256 tokens (DejaVuSans/uni0BCC U+0BCC, ...)'."""
         return [_line(reason, names) for reason, names in self.names.items()]
-
-    def to_json(self) -> dict[str, list[str]]:
-        """Every name by reason, as JSON holds it."""
-        return {reason: list(names) for reason, names in self.names.items()}
 
 
 def _line(reason: str, names: list[str]) -> str:
