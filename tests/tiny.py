@@ -1,8 +1,8 @@
 """The smallest configuration of every task: its quickstart data, a model of a few thousand weights."""
 
-import importlib.util
 from pathlib import Path
 
+from jaxvae.cli import load_module
 from jaxvae.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -25,20 +25,13 @@ CHANGES = {
 
 def configs() -> dict[str, Path]:
     """{task: a configuration file of it}, found by what the files say."""
-    return {load(path).get_config("quickstart").task: path for path in sorted((ROOT / "configs").glob("*.py"))}
-
-
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return {load_module(path).get_config("quickstart").task: path for path in sorted((ROOT / "configs").glob("*.py"))}
 
 
 def tiny_config(task: str, **changes):
     """The quickstart of `task` with the changes above, and those given (`__` for a dot)."""
     assert task in TASKS
-    config = load(configs()[task]).get_config("quickstart")
+    config = load_module(configs()[task]).get_config("quickstart")
     config.update_from_flattened_dict(
         CHANGES[task]
         | {"train.total_steps": 6, "train.log_every": 2, "train.eval_every": 3, "train.save_every": 3}

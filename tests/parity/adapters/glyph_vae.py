@@ -1,14 +1,13 @@
 """Golden cases of the glyph VAE: arrays renamed, jaxvae called."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from tiny import ROOT
 
 from jaxvae import losses
+from jaxvae.cli import load_module
 from jaxvae.convert import glyph_vae as names
 from jaxvae.convert.names import from_flax, to_flax
 from jaxvae.data.glyphs.sdf import inside_mask, signed_distance
@@ -32,8 +31,6 @@ from jaxvae.tasks.glyph_vae import GlyphVAETask
 from jaxvae.train.optim import clip_by_global_norm, make_optimizer, make_schedule
 from jaxvae.train.state import create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
-
-ROOT = Path(__file__).parents[3]
 
 
 def outputs(**arrays):
@@ -71,10 +68,7 @@ def batch_of(inputs):
 
 def task_of(case, **overrides):
     """The task with the case's configuration, as the command line would set it."""
-    spec = importlib.util.spec_from_file_location("glyph_vae_config", ROOT / "configs" / "glyph_vae.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_module(ROOT / "configs" / "glyph_vae.py").get_config()
     given = case.config
     keys = ("embed", "heads", "enc_xlayers", "vec_layers", "patch", "zdim", "max_len", "dec_layers")
     changes = {f"model.{key}": given[key] for key in keys if key in given}
