@@ -72,8 +72,9 @@ def product_flops(jaxpr) -> int:
     Counted in the program as it was traced and not by XLA's cost analysis, which counts the body of a loop once:
     here the body of a scan (micro-batches, chunks of attention, loops of fixed length) counts as often as it
     runs. Of a conditional the most expensive branch counts; a `while` of unknown length counts once. What is
-    computed again in the backward pass counts again; work that is no product (softmax, norms, the optimizer)
-    does not count.
+    computed again in the backward pass counts again. The zeros between the inputs of a transposed convolution, or
+    of the gradient of one with stride, do not count; those around the edges do. Work that is no product (softmax,
+    norms, the optimizer) does not count.
     """
     return sum(_equation_flops(equation) for equation in jaxpr.eqns)
 
@@ -87,7 +88,9 @@ def _equation_flops(equation) -> int:
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval
         features = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * equation.outvars[0].aval.size * kernel.size // features
+        # Of the places in a window only one in `lhs_dilation` meets an input; the others meet zeros in between.
+        spread = math.prod(params["lhs_dilation"])
+        return 2 * equation.outvars[0].aval.size * kernel.size // (features * spread)
     inner = [product_flops(getattr(p, "jaxpr", p)) for p in _flat(params.values()) if _is_jaxpr(p)]
     if name == "cond":
         return max(inner)
