@@ -10,16 +10,19 @@ formula where torch is missing or jax runs on an accelerator). In brackets: MiB 
 import functools
 import json
 import math
-import os
 import platform
+import re
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
-from measuring import in_turn
+from absl import flags
+from measuring import cpu_threads, in_turn
 
+from jaxvae import cli
+from jaxvae.errors import UserError
 from jaxvae.nn import attention as module
 
 try:
@@ -34,6 +37,7 @@ SHAPES = (
 _SHAPES = flags.DEFINE_list("shapes", SHAPES, "Shapes to measure.")
 _ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed rounds; each takes 20 ms or one step.", lower_bound=1)
 _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
+flags.register_validator(_JSON, lambda path: Path(path).parent.is_dir(), "its folder does not exist")
 MIB = 2**20
 
 
@@ -102,6 +106,19 @@ VARIANTS = {
     "lean, map over 1": (lean(1), None),
     "lean, map over 4": (lean(4), None),
 }
+
+
+def parse_shape(text):
+    """(B, H, Lq, Lk, d).
+
+    Raises:
+      UserError: if it is none, or not one that all variants and the mask can do with.
+    """
+    found = re.fullmatch("x".join([r"([1-9]\d*)"] * 5), text)
+    shape = tuple(map(int, found.groups())) if found else None
+    if shape is None or shape[0] % 4 or shape[3] < 2:
+        raise UserError(f"--shapes={text}: give BxHxLqxLkxd with a B that 4 divides and an Lk of at least 2")
+    return shape
 
 
 def example(shape):
@@ -175,25 +192,23 @@ def measure(shape, baseline):
     return rows
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)  # jax reports each kind of accelerator that it does not find
-    cores = len(os.sched_getaffinity(0))
+def main():
+    shapes = [parse_shape(text) for text in _SHAPES.value]
     if torch:
-        torch.set_num_threads(cores)
+        torch.set_num_threads(cpu_threads())
     header = {
+        "command": cli.command_line(),
         "jax": jax.__version__,
         "torch": torch.__version__ if torch else None,
         "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
-        "machine": f"{platform.machine()}, {cores} cores",
+        "machine": f"{platform.machine()}, {cpu_threads()} cores",
         "baseline": "torch" if torch and jax.default_backend() == "cpu" else "naive",
     }
     print(*(f"{key}: {value}" for key, value in header.items()), sep="\n")
-    shapes = [tuple(map(int, shape.split("x"))) for shape in _SHAPES.value]
     rows = [row for shape in shapes for row in measure(shape, header["baseline"])]
     if _JSON.value:
-        with open(_JSON.value, "w") as file:
-            json.dump(header | {"rows": rows}, file, indent=1)
+        Path(_JSON.value).write_text(json.dumps(header | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -8,13 +8,12 @@
 The step is the one that training jits (`jaxvae.train.setup`), with its metrics, averages and check for non-finite
 numbers, on a batch that the configuration's plan makes in its first epoch; the batch lies on the device already.
 Times are wall times of single steps, each awaited. With --against=torch the same updates are made by the task's
-PyTorch twin in this process, after both gave the same losses and the same norm of the gradient; both run in turn,
-and the ratio is that of the fastest steps. On a CPU, start it with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for
-fewer page faults.
+PyTorch twin (`twins.py`) in this process, after both gave the same losses and the same norm of the gradient; both
+run in turn, and the ratio is that of the fastest steps. On a CPU, start it with
+GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for fewer page faults.
 """
 
 import importlib
-import importlib.util
 import json
 import platform
 import tempfile
@@ -25,80 +24,63 @@ import jax
 import numpy as np
 from absl import flags
 from measuring import cpu_threads, in_turn, matmul_peak, memory, product_flops
+from twins import find_twin, prove_equal
 
 from jaxvae import cli
-from jaxvae.config import require
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import PlannedBatch
 from jaxvae.errors import UserError
-from jaxvae.tasks.task import example_keys
 from jaxvae.train.setup import Setup, count_parameters, prepare
 from jaxvae.train.sharding import put_batch
-from jaxvae.train.state import TRAIN
 
 _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Time the task's twin in this framework as well.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps.", lower_bound=1)
 _CAPACITY = flags.DEFINE_list("capacity", [], "Sizes that the batch is padded to; default the largest there are.")
 _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
+flags.register_validator(_JSON, lambda path: Path(path).parent.is_dir(), "its folder does not exist")
 
-# Modules beside this one that hold a task's PyTorch twin (`TorchTwin`).
-TORCH_TWINS = {"glyph_vae": "torch_glyph_vae"}
-# Largest relative difference between jaxvae and its twin at which they compute the same.
-TOLERANCE = 1e-4
 MIB = 2**20
 
 
 def main() -> None:
     config = cli.config()
+    capacity = parse_capacity(_CAPACITY.value)
     twin_module = find_twin(config) if _AGAINST.value else None
     # An entry of the compilation cache would be loaded in no time and reported as a compilation.
     jax.config.update("jax_enable_compilation_cache", False)
     with tempfile.TemporaryDirectory(prefix="jaxvae-step-") as folder:
         setup = prepare(config, folder)
         setup.checkpoints.close()
-    planned = choose_batch(setup, _CAPACITY.value)
+    planned = choose_batch(setup, capacity)
     numbers = measure(setup, planned, twin_module, _ROUNDS.value)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     print(report(numbers))
 
 
-def find_twin(config):
-    """The module with the task's PyTorch twin.
-
-    Raises:
-      UserError: if there is none, torch is missing, or the twin cannot do what the configuration asks for.
-    """
-    if config.task not in TORCH_TWINS:
-        raise UserError(f"--against=torch: task {config.task} has no twin, only {', '.join(TORCH_TWINS)}")
-    if importlib.util.find_spec("torch") is None:
-        raise UserError("--against=torch: torch is not installed: pip install 'jaxvae[torch]'")
-    if jax.device_count() > 1 or jax.default_backend() != "cpu":
-        raise UserError("--against=torch compares on one CPU: set JAX_PLATFORMS=cpu")
-    what = "--against=torch compares"
-    require(config, "precision.compute", config.precision.compute == "float32", f"{what} in float32 only")
-    require(config, "optim.name", config.optim.name == "adamw", f"{what} adamw only")
-    require(config, "optim.accum", config.optim.accum == 1, f"{what} whole batches only: 1")
-    return importlib.import_module(TORCH_TWINS[config.task])
-
-
-def choose_batch(setup: Setup, sizes: list[str]) -> PlannedBatch:
-    """The widest batch of the first epoch that fits into the capacity `sizes`, padded to it; [] is the largest.
-
-    Raises:
-      UserError: if `sizes` is no capacity, or every batch is wider.
-    """
-    source = setup.sources["train"]
-    largest = tuple(source.capacities[-1])
-    there_are = f"--capacity={','.join(sizes)}: the data has {'; '.join(map(str, source.capacities))}"
+def parse_capacity(sizes: list[str]) -> tuple[int, ...]:
+    """The flag as numbers; () when it was not given."""
     try:
-        capacity = tuple(map(int, sizes)) or largest
+        return tuple(map(int, sizes))
     except ValueError:
-        raise UserError(f"{there_are}; give numbers, separated by commas") from None
+        raise UserError(f"--capacity={','.join(sizes)}: give whole numbers, separated by commas") from None
+
+
+def choose_batch(setup: Setup, capacity: tuple[int, ...]) -> PlannedBatch:
+    """The widest batch of the first epoch that fits into `capacity`, padded to it; () is the largest there is.
+
+    Raises:
+      UserError: if the data has no such capacity, or every batch is wider.
+    """
+    capacities = [tuple(found) for found in setup.sources["train"].capacities]
+    largest = capacities[-1]
+    capacity = capacity or largest
     epoch = [setup.plan.batch(step) for step in range(setup.plan.steps_per_epoch)]
     fitting = [planned for planned in epoch if fits(planned.capacity, capacity)]
     if len(capacity) != len(largest) or not fits(capacity, largest) or not fitting:
-        raise UserError(f"{there_are}; give one of them, or anything between")
+        asked = ",".join(map(str, capacity))
+        there_are = "; ".join(",".join(map(str, found)) for found in capacities)
+        raise UserError(f"--capacity={asked}: the data has {there_are}; give one of them, or anything between")
     widest = max(fitting, key=lambda planned: (planned.capacity, len(planned.indices)))
     return widest._replace(capacity=capacity)
 
@@ -151,8 +133,7 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
     }
     functions = {"jaxvae": step}
     if twin_module:
-        class_weight = np.asarray(setup.state.collections["statistics"]["class_weight"])
-        twin = twin_module.TorchTwin(config, setup.state.params, class_weight, batch)
+        twin = twin_module.TorchTwin(config, setup.state.params, setup.state.collections, batch)
         numbers["versions"] |= versions("torch")
         numbers["difference"] = prove_equal(setup, step, twin)
         functions["torch"] = twin.step
@@ -172,28 +153,6 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
 
 def versions(*modules: str) -> dict[str, str]:
     return {"python": platform.python_version()} | {m: importlib.import_module(m).__version__ for m in modules}
-
-
-def prove_equal(setup: Setup, step: JaxvaeStep, twin) -> dict[str, float]:
-    """Relative differences of the loss terms and of the gradient's norm: same weights, batch and noise.
-
-    Both weigh the KL as after its warm-up, or its gradient would go unnoticed.
-
-    Raises:
-      RuntimeError: if one is above `TOLERANCE`: then the two do not compute the same, and times mean nothing.
-    """
-    warm, at = setup.config.loss.beta_warmup, setup.state.step.sharding
-    state = jax.tree.map(lambda x: x.copy(), setup.state)  # the step eats it
-    state = state.replace(step=jax.device_put(np.int32(warm), at))
-    key = jax.random.fold_in(jax.random.fold_in(state.key, TRAIN), warm)
-    draws = setup.task.draws(example_keys(key, np.arange(setup.rows)), step.batch)
-    _, stats = step.compiled(state, step.batch)
-    theirs = twin.losses(jax.tree.map(np.asarray, draws))
-    ours = {name: float(stats[name].compute()) for name in theirs}
-    difference = {name: abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-30) for name in theirs}
-    if wrong := {name: (ours[name], theirs[name]) for name, d in difference.items() if not d <= TOLERANCE}:
-        raise RuntimeError(f"jaxvae and its twin differ by more than {TOLERANCE}: (ours, theirs) = {wrong}")
-    return difference
 
 
 def report(n: dict) -> str:

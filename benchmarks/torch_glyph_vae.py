@@ -12,12 +12,15 @@ instead of fused 1.01 / 1.01 / -, patches by Conv2d instead of Linear 1.03 / 1.0
 0.98 / 1.06 / 1.08.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from measuring import cpu_threads
 from torch import nn
 
+from jaxvae.config import require
 from jaxvae.convert.glyph_vae import glyph_vae
 from jaxvae.convert.names import from_flax
 from jaxvae.models.glyph_vae import LOGVAR_BOUNDS
@@ -191,25 +194,24 @@ class Decoder(nn.Module):
         return self.head_cmd(x), self.head_arg(x)
 
 
+def check(config) -> None:
+    """Refuses what `make_optimizer` cannot do."""
+    require(config, "optim.name", config.optim.name == "adamw", "--against=torch compares adamw only")
+
+
 class TorchTwin:
-    """A training of the PyTorch model under a jaxvae configuration: `gradients`, and `step` as a whole.
+    """See `twins.Twin`."""
 
-    Args:
-      config: a configuration of the task glyph_vae, optimized with AdamW.
-      params: jaxvae's parameters, the initial weights here.
-      class_weight: float [NUM_COMMANDS].
-      batch: jaxvae's batch, NumPy arrays; turned into tensors once, outside of what is timed.
-    """
-
-    def __init__(self, config, params, class_weight: np.ndarray, batch: dict[str, np.ndarray]):
+    def __init__(self, config, params, collections: dict[str, Any], batch: dict[str, np.ndarray]):
         torch.set_num_threads(cpu_threads())
         self.config = config
+        self.compared_at = config.loss.beta_warmup  # from here on the KL has its full weight, beta
         model = config.model
         self.model = nn.ModuleDict({"enc": Encoder(model), "dec": Decoder(model)})
         table = glyph_vae(model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full")
         tensors = {name: torch.tensor(array) for name, array in from_flax(table, params).items()}
         self.model.load_state_dict(tensors, strict=True)
-        self.batch = prepare_batch(config, batch, class_weight)
+        self.batch = prepare_batch(config, batch, np.asarray(collections["statistics"]["class_weight"]))
         self.optimizer = make_optimizer(config, self.model)
 
     def gradients(self, noise: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -225,7 +227,7 @@ class TorchTwin:
         return {"loss": loss, "grad_norm": norm} | terms
 
     def losses(self, draws: dict[str, np.ndarray]) -> dict[str, float]:
-        """What `gradients` gives for jaxvae's draws, as numbers."""
+        """What `gradients` gives for the noise that jaxvae drew, as numbers."""
         return {name: x.item() for name, x in self.gradients(torch.tensor(draws["eps"])).items()}
 
     def step(self) -> float:
@@ -236,7 +238,10 @@ class TorchTwin:
 
 
 def prepare_batch(config, batch: dict[str, np.ndarray], class_weight: np.ndarray) -> dict[str, torch.Tensor]:
-    """A jaxvae batch as tensors, with everything that does not depend on the weights."""
+    """A jaxvae batch as tensors, with everything that does not depend on the weights.
+
+    `class_weight` is float [NUM_COMMANDS].
+    """
     model, side = config.model, config.data.image_size
     mask = batch["token_mask"] & batch["valid"][:, None]
     command_mask, coord_mask = map(np.asarray, loss_masks(batch["commands"], mask))
