@@ -12,6 +12,8 @@ count with their true weight.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import flax.struct
@@ -94,8 +96,23 @@ def merge(a: Stats, b: Stats) -> Stats:
     return {name: a[name] + b[name] for name in a}
 
 
-def to_host(stats: Stats) -> Stats:
-    """Fetches to float64 NumPy, in which long sums stay exact."""
+def accumulate(results: Iterable[Any]) -> Any:
+    """Adds up statistics, or trees of them, on the host in float64; None if there are none.
+
+    Each result is fetched only when the next one is at hand, that is, under way on the device: so the device does
+    not wait for the host.
+    """
+    total = last = None
+    for result in itertools.chain(results, [None]):
+        if last is not None:
+            host = to_host(last)
+            total = host if total is None else jax.tree.map(np.add, total, host)
+        last = result
+    return total
+
+
+def to_host(stats: Any) -> Any:
+    """Fetches statistics, or trees of them, to float64 NumPy, in which long sums stay exact."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64), jax.device_get(stats))
 
 

@@ -11,7 +11,7 @@ from tiny import tiny_config
 from jaxvae import tasks
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
-from jaxvae.health.ablation import LATENTS
+from jaxvae.health.ablation import LATENTS, ablate
 from jaxvae.run import read_rows
 from jaxvae.stats import compute, merge
 from jaxvae.tasks.task import example_keys
@@ -172,18 +172,43 @@ def test_bfloat16_stays_near_float32(name):
     assert float(rough["loss"]) != float(exact["loss"]), "bfloat16 changed nothing: is it used?"
 
 
-def test_reconstructions_and_pictures(name):
+def test_pictures(name):
     b = bench(name)
     draws = b.draws(b.batch)
-    scores = {}
-    for z in LATENTS:
-        run = jax.jit(lambda v, batch, d, z=z: b.task.score(batch, b.task.reconstruct(v, batch, d, z)))
-        scores[z] = compute(run(b.state.variables(), b.batch, draws))
-        assert all(np.isfinite(value).all() for value in scores[z].values())
-    for picture in jax.jit(b.task.show)(b.state.variables(), b.batch, draws).values():
+    pictures = jax.jit(b.task.show)(b.state.variables(), b.batch, draws)
+    assert pictures.keys() == b.task.captions.keys()
+    for picture in pictures.values():
         picture = np.asarray(picture)
         assert picture.ndim in (2, 3) and picture.min() >= 0 and picture.max() <= 1
         assert picture.std() > 0, "an empty picture shows nothing"
+
+
+def test_latents_are_ablated_alike_however_the_set_is_cut(name):
+    b = bench(name)
+    variables, key, found = b.state.variables(), b.state.key, []
+    # The second with padding in the last batch, the third with nothing but one example in each.
+    for batch_size, rows in ((4, 4), (3, 8), (1, 1)):
+        evaluator = Evaluator(b.task, b.sources["val"], batch_size, rows, 1, make_mesh(b.config))
+        found.append(ablate(b.task, variables, evaluator.pairs(), key))
+        for batch, other in evaluator.pairs():
+            valid = np.asarray(batch["valid"] & other["valid"])
+            assert (np.asarray(batch["index"]) != np.asarray(other["index"]))[valid].all(), "a z of its own"
+    for z in LATENTS:
+        for metric, value in found[0][z].items():
+            assert np.isfinite(value)
+            for other in found[1:]:
+                assert other[z][metric] == pytest.approx(value, rel=1e-4, abs=1e-5), (z, metric)
+
+
+def test_another_example_has_another_latent(name):
+    b = bench(name)
+    (batch, other), *_ = Evaluator(b.task, b.sources["val"], 4, 4, 1, make_mesh(b.config)).pairs()
+    reconstruct = jax.jit(b.task.reconstruct)
+    latents = jax.jit(lambda v, batch: b.task.latents(v, batch, b.draws(batch), "mean"))
+    variables = b.state.variables()
+    own, exchanged = (reconstruct(variables, batch, latents(variables, x)) for x in (batch, other))
+    differ = jax.tree.map(lambda a, b: bool((a != b).any()), own, exchanged)
+    assert any(jax.tree.leaves(differ)), "the latents of another batch change nothing at all"
 
 
 def test_a_run_continues_bit_for_bit(name, tmp_path):

@@ -62,6 +62,24 @@ class Plan:
         return batches
 
 
+def partners(source: Source, draws: np.ndarray) -> np.ndarray:
+    """For every example another one that fits into its capacity, chosen at random: int [n]; -1 where there is none.
+
+    The examples of a capacity form one random cycle, so nothing is its own partner and everything is somebody's.
+    An example that is alone in its capacity gets one of a smaller capacity.
+    """
+    bucket = _smallest_capacity(source.sizes(draws), source.capacities)
+    partner = np.full(len(source), -1)
+    rng = np.random.default_rng(0)
+    for b in np.unique(bucket):
+        members = rng.permutation(np.flatnonzero(bucket == b))
+        partner[members] = np.roll(members, 1)
+        smaller = np.flatnonzero(bucket < b)
+        if len(members) == 1:
+            partner[members] = rng.choice(smaller) if len(smaller) else -1
+    return partner
+
+
 def _smallest_capacity(sizes: np.ndarray, capacities) -> np.ndarray:
     """Index of the first capacity that holds each example [n]."""
     fits = (sizes[:, None, :] <= np.asarray(capacities)[None]).all(-1)

@@ -8,26 +8,34 @@ from collections.abc import Iterable
 
 import jax
 
-from jaxvae.stats import merge, scalars, to_host
+from jaxvae.stats import accumulate, scalars
 from jaxvae.tasks.task import example_keys
 
-# Where z comes from, in the order of the table.
-LATENTS = ("mean", "posterior", "prior", "shuffled")
+# Where z comes from, in the order of the table. The first three are the example's own, by `task.latents`.
+OWN = ("mean", "posterior", "prior")
+LATENTS = (*OWN, "shuffled")
 
 
-def ablate(task, variables, batches: Iterable, key) -> dict[str, dict[str, float]]:
-    """{where z comes from: {metric: value}} by `task.reconstruct` and `task.score` over all batches.
+def ablate(task, variables, pairs: Iterable, key) -> dict[str, dict[str, float]]:
+    """{where z comes from: {metric: value}} by `task.score` over all examples.
 
-    `shuffled` rotates z among the examples of a batch, which are of similar size.
+    Args:
+      pairs: batches, each with one of other examples (`jaxvae.train.evaluate.Evaluator.pairs`), whose posterior
+        means are the `shuffled` z. Examples without another one are left out of that row.
     """
 
-    def scores(variables, batch, key):
+    def latents(variables, batch, key, z):
         draws = task.draws(example_keys(key, batch["index"]), batch)
-        return {z: task.score(batch, task.reconstruct(variables, batch, draws, z)) for z in LATENTS}
+        return task.latents(variables, batch, draws, z)
 
-    scores = jax.jit(scores)
-    total = None
-    for batch in batches:
-        stats = {z: to_host(found) for z, found in scores(variables, batch, key).items()}
-        total = stats if total is None else {z: merge(total[z], stats[z]) for z in LATENTS}
-    return {z: scalars(total[z]) for z in LATENTS}
+    @jax.jit
+    def scores(variables, batch, other, key):
+        def score(batch, z):
+            return task.score(batch, task.reconstruct(variables, batch, z))
+
+        found = {z: score(batch, latents(variables, batch, key, z)) for z in OWN}
+        exchanged = {**batch, "valid": batch["valid"] & other["valid"]}
+        return found | {"shuffled": score(exchanged, latents(variables, other, key, "mean"))}
+
+    totals = accumulate(scores(variables, batch, other, key) for batch, other in pairs)
+    return {z: scalars(totals[z]) for z in LATENTS}

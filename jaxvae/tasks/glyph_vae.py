@@ -3,7 +3,7 @@
 Source: specification of the glyph VAE, chapters 4 (losses), 8 (evaluation) and 9 (what is corrected by default).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxvae.data.glyphs import GlyphSource, load_glyphs, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Tokens
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
 from jaxvae.stats import Mean, Stats, Sum, compute
-from jaxvae.tasks.task import Aux, shuffle_valid
+from jaxvae.tasks.task import Aux
 
 # A dimension is active when the variance of its posterior mean over the data exceeds this (Burda et al. 2016).
 ACTIVE_VARIANCE = 0.01
@@ -48,6 +48,8 @@ def command_accuracy(tokens: Tokens, commands: jax.Array) -> Mean:
 
 class GlyphVAETask:
     """See `jaxvae.tasks.task.Task`. Construction checks the configuration and reads nothing."""
+
+    captions: ClassVar = {"reconstruction": "targets above, reconstructions with z = posterior mean below"}
 
     def __init__(self, config):
         self.config = config
@@ -199,15 +201,14 @@ class GlyphVAETask:
         )
         return numbers
 
-    def reconstruct(self, variables, batch, draws, z) -> Reconstruction:
+    def latents(self, variables, batch, draws, z) -> jax.Array:
         if z == "prior":
-            latent = draws["eps"]
-        else:
-            posterior = self._encode(variables, batch).posterior
-            latent = posterior.sample(draws["eps"]) if z == "posterior" else posterior.mean
-        if z == "shuffled":
-            latent = shuffle_valid(latent, batch["valid"])
-        return _reconstruction(self._decode(variables, batch, latent))
+            return draws["eps"]
+        posterior = self._encode(variables, batch).posterior
+        return {"mean": posterior.mean, "posterior": posterior.sample(draws["eps"])}[z]
+
+    def reconstruct(self, variables, batch, latents) -> Reconstruction:
+        return _reconstruction(self._decode(variables, batch, latents))
 
     def score(self, batch, reconstruction) -> Stats:
         tokens = tokens_of(batch)
@@ -224,12 +225,12 @@ class GlyphVAETask:
         }
 
     def show(self, variables, batch, draws) -> dict[str, jax.Array]:
-        """Targets above their reconstructions from the mean; black on white, spread over the batch."""
+        """Glyphs black on white, spread over the batch."""
         count = batch["valid"].shape[0]
         columns = np.linspace(0, count - 1, min(count, PICTURE_COLUMNS)).round().astype(int)
         batch, draws = jax.tree.map(lambda x: x[columns], (batch, draws))
         tokens = tokens_of(batch)
-        predicted = self.reconstruct(variables, batch, draws, "mean")
+        predicted = self.reconstruct(variables, batch, self.latents(variables, batch, draws, "mean"))
         fill = jax.vmap(raster.fill, (0, 0, 0, None))
         ink = jnp.stack(
             [

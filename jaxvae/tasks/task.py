@@ -13,7 +13,6 @@ what an example sees, and recorded noise can be put in place of the draws.
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 
 from jaxvae.data.source import Source
 from jaxvae.stats import Stats
@@ -32,7 +31,13 @@ class Aux(NamedTuple):
 
 @runtime_checkable
 class Task(Protocol):
-    """What a system provides."""
+    """What a system provides.
+
+    Attributes:
+      captions: what is to be seen in each picture of `show`, by its name.
+    """
+
+    captions: dict[str, str]
 
     def sources(self, report) -> dict[str, Source]:
         """{'train': ..., 'val': ...}. `report(line)` says what was read and what was left out."""
@@ -71,8 +76,16 @@ class Task(Protocol):
         """Numbers from the merged statistics of `evaluate` (the only place where they are divided)."""
         ...
 
-    def reconstruct(self, variables: Variables, batch: Batch, draws: Draws, z: str) -> Any:
-        """Outputs with the latent from the 'posterior', its 'mean', the 'prior' or 'shuffled' between examples."""
+    def latents(self, variables: Variables, batch: Batch, draws: Draws, z: str) -> Any:
+        """A latent for every example: the posterior's 'mean', or a draw from the 'posterior' or the 'prior'.
+
+        Arrays with a leading example axis. Those of one batch can be handed to `reconstruct` with another batch of
+        the same capacity.
+        """
+        ...
+
+    def reconstruct(self, variables: Variables, batch: Batch, latents: Any) -> Any:
+        """Outputs for the examples of `batch` from `latents`."""
         ...
 
     def score(self, batch: Batch, reconstruction: Any) -> Stats:
@@ -82,16 +95,6 @@ class Task(Protocol):
     def show(self, variables: Variables, batch: Batch, draws: Draws) -> dict[str, Picture]:
         """Pictures of what the model does with these examples."""
         ...
-
-
-def shuffle_valid(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """Gives every valid example the value of the next valid one (the last gets the first's).
-
-    Valid examples come first in a batch, so this is a rotation of the first rows.
-    """
-    count = valid.sum()
-    position = jnp.arange(x.shape[0])
-    return x[jnp.where(position < count, (position + 1) % jnp.maximum(count, 1), position)]
 
 
 def example_keys(key: jax.Array, index: jax.Array) -> jax.Array:

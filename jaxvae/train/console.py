@@ -1,7 +1,6 @@
 """What the user sees while a training runs: a progress bar in a terminal, plain lines elsewhere."""
 
 import sys
-import time
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,7 +12,7 @@ class TrainConsole:
 
     def __init__(self, start: int, stop: int):
         self.console = Console(highlight=False, soft_wrap=True)
-        self.stop, self.began, self.start = stop, time.monotonic(), start
+        self.stop = stop
         self.progress = None
         if sys.stdout.isatty():
             # The numbers take what is left of the line and are cut first.
@@ -50,9 +49,8 @@ class TrainConsole:
         if self.progress:
             self.progress.update(self.bar, numbers=text)
         else:
-            done, now = max(step - self.start, 1), time.monotonic() - self.began
-            left = now / done * (self.stop - step)
-            self.line(f"step {step}/{self.stop}  {text}  left {clock(left)}")
+            left = clock((self.stop - step) * row["time/step_s"])
+            self.line(f"step {step}/{self.stop}  {text}  left {left}")
 
 
 def describe(row: dict[str, float]) -> str:

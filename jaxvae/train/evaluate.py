@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from jaxvae.data.loader import Loader, assemble
-from jaxvae.data.plan import Plan, PlannedBatch
+from jaxvae.data.plan import Plan, PlannedBatch, partners
 from jaxvae.data.source import Source
-from jaxvae.stats import Stats, merge, to_host
+from jaxvae.stats import Stats, accumulate
 from jaxvae.tasks.task import example_keys
 from jaxvae.train.sharding import put_batch
 from jaxvae.train.state import EVALUATE
@@ -31,6 +31,21 @@ class Evaluator:
         for _, batch in Loader(self.plan, self.rows, 0, self.plan.steps_per_epoch, self.workers):
             yield put_batch(batch, self.mesh)
 
+    def pairs(self) -> Iterable[tuple[dict[str, jax.Array], dict[str, jax.Array]]]:
+        """All batches, each with a batch of the same capacity that holds another example in every row.
+
+        Which ones depends on the source alone. A row without a partner is not valid in the second batch.
+        """
+        source, draws = self.plan.source, self.plan.source.draw(0, 0)
+        partner = partners(source, draws)
+        for step, batch in Loader(self.plan, self.rows, 0, self.plan.steps_per_epoch, self.workers):
+            planned = self.plan.batch(step)
+            others = partner[planned.indices]
+            stand_in = np.where(others < 0, planned.indices, others)
+            other = assemble(self.plan, planned._replace(indices=stand_in, draws=draws[stand_in]), self.rows)
+            other["valid"][: len(others)] = others >= 0
+            yield put_batch(batch, self.mesh), put_batch(other, self.mesh)
+
     def sample_batch(self) -> dict[str, jax.Array]:
         """Examples from all over the source, small and large, for pictures; a small source repeats some."""
         source = self.plan.source
@@ -45,11 +60,7 @@ class Evaluator:
 
     def statistics(self, variables, key, step) -> Stats:
         """What `evaluate` divides: the merged statistics, histograms and vectors included."""
-        total = None
-        for batch in self.batches():
-            stats = to_host(self._evaluate(variables, batch, key, step))
-            total = stats if total is None else merge(total, stats)
-        return total
+        return accumulate(self._evaluate(variables, batch, key, step) for batch in self.batches())
 
 
 def with_draws(task, function):

@@ -93,8 +93,10 @@ class Actions:
         """Carries out the actions `due`; a checkpoint comes last and holds what the others have logged."""
         if not due:
             return
-        since = time.perf_counter()
+        # Steps that are still under way are training; the pause begins when they are done.
+        jax.block_until_ready(self.setup.state.step)
         self.recorder.fetch()
+        since = time.perf_counter()
         if "eval" in due:
             self.evaluate(step)
         if "sample" in due:
@@ -119,5 +121,6 @@ class Actions:
         """Pictures of the same examples with the same noise every time."""
         since, state = time.perf_counter(), self.setup.state
         variables = state.variables(self.setup.config.train.eval_weights)
-        self.recorder.pictures(step, jax.device_get(self.show(variables, self.picture_batch, state.key)))
+        pictures = jax.device_get(self.show(variables, self.picture_batch, state.key))
+        self.recorder.pictures(step, pictures, self.setup.task.captions)
         self.recorder.note(step, {"time/show_s": time.perf_counter() - since})

@@ -30,7 +30,7 @@ class Recorder:
         self.sums: Stats | None = load_stats(memory.get("interval", {})) or None
         self.pending: tuple[int, Stats, dict[str, float]] | None = None
         self.rows: dict[int, dict[str, float]] = {}
-        self.waited_before = 0.0
+        self.waited_before, self.since_step = 0.0, step
         self._restart_clock()
 
     def add(self, stats: Stats) -> None:
@@ -49,10 +49,11 @@ class Recorder:
         """Closes the interval at `step`; `waited` is the loader's waiting time so far, s."""
         seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
         times = {
+            "time/step_s": seconds / max(step - self.since_step, 1),
             "time/examples_per_s": self.examples / seconds,
             "time/data_wait": (waited - self.waited_before) / seconds,
         }
-        self.waited_before = waited
+        self.waited_before, self.since_step = waited, step
         jax.tree.map(lambda x: x.copy_to_host_async(), self.sums)
         self.fetch()
         self.pending = (step, self.sums, times)
@@ -64,10 +65,11 @@ class Recorder:
         """Values of a step that are at hand (evaluation, times); they join the step's row."""
         self.rows.setdefault(step, {}).update(values)
 
-    def pictures(self, step: int, pictures: dict[str, Any]) -> None:
-        """Writes samples/<name>-<step>.png and shows them in TensorBoard."""
+    def pictures(self, step: int, pictures: dict[str, Any], captions: dict[str, str]) -> None:
+        """Writes samples/<name>-<step>.png, each with its caption, and shows them in TensorBoard."""
         for name, picture in pictures.items():
-            image = write_picture(self.run.folder / "samples" / f"{name}-{step:07d}.png", picture)
+            path = self.run.folder / "samples" / f"{name}-{step:07d}.png"
+            image = write_picture(path, picture, f"step {step}: {captions[name]}")
             self.writer.add_image(name, image, step, dataformats="HWC")
 
     def fetch(self) -> None:

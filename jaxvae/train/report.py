@@ -1,5 +1,6 @@
 """The report at the end of a run: numbers beside their baselines, curves, pictures."""
 
+import math
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,7 +24,7 @@ def write_report(setup) -> Path:
     run, config = setup.run, setup.config
     rows = read_rows(run.metrics_path)
     variables = setup.state.variables(config.train.eval_weights)
-    ablation = ablate(setup.task, variables, setup.evaluator.batches(), setup.state.key)
+    ablation = ablate(setup.task, variables, setup.evaluator.pairs(), setup.state.key)
     write_curves(run.folder / "curves.png", rows)
     pictures = sorted((run.folder / "samples").glob("*.png"))
     command = (run.folder / "command.txt").read_text().strip()
@@ -57,7 +58,7 @@ def latent_rows(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list
     """The ablation, and the untrained model's validation at step 0 in the same columns."""
     names = list(ablation["mean"])
     table = [
-        {"latent": text, **{name: f"{ablation[z][name]:.4f}" for name in names}} for z, text in LATENT_ROWS.items()
+        {"latent": text, **{name: _number(ablation[z][name]) for name in names}} for z, text in LATENT_ROWS.items()
     ]
     start = next((row for row in rows if row["step"] == 0), {})
     untrained = {name: _number(start.get(f"val/{name}")) for name in names}
@@ -106,8 +107,9 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _number(value) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _number(value: float | None) -> str:
+    """'-' for what was not measured, or on nothing."""
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 def _first_and_last_of_each(pictures: list[Path]) -> list[Path]:

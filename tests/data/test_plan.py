@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxvae.data.loader import Loader, assemble
-from jaxvae.data.plan import Plan
+from jaxvae.data.plan import Plan, partners
 
 
 class Numbers:
@@ -108,3 +108,20 @@ def test_an_error_in_a_worker_reaches_the_consumer():
 
     with pytest.raises(OSError, match="disk"):
         list(Loader(Plan(Broken([1, 2]), 1, seed=0), 1, 0, 2, 2))
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
+def test_partners_are_others_that_fit(sizes):
+    source = Numbers(sizes)
+    none = np.zeros(len(sizes), int)
+    found = partners(source, none)
+    bucket = (np.asarray(sizes) - 1) // 4
+    for i, other in enumerate(found):
+        if other < 0:
+            assert (bucket[np.arange(len(sizes)) != i] > bucket[i]).all(), f"{i} could have had one"
+        else:
+            assert other != i and bucket[other] <= bucket[i]
+    for b, count in zip(*np.unique(bucket, return_counts=True), strict=True):
+        if count > 1:
+            assert sorted(found[bucket == b]) == sorted(np.flatnonzero(bucket == b)), "each is used once"
+    np.testing.assert_array_equal(found, partners(source, none))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxvae.stats import Mean, Sum, compute, merge, scalars
+from jaxvae.stats import Mean, Sum, accumulate, compute, merge, scalars
 from jaxvae.train.recorder import dump_stats, load_stats
 
 
@@ -31,6 +31,31 @@ def test_a_mask_of_the_wrong_shape_is_refused():
 
 def test_nothing_counted_is_not_zero():
     assert np.isnan(Mean.of(np.ones(2), np.zeros(2, bool)).compute())
+
+
+def test_accumulation_is_that_of_one_merge_and_fetches_late():
+    events = []
+
+    def results():
+        for i in range(3):
+            events.append(f"made {i}")
+            yield {"row": {"a": Mean(Spy(i, events), np.float32(1)), "h": Sum(np.array([i, 1.0], np.float32))}}
+
+    class Spy:
+        """A device's number that tells when it is fetched."""
+
+        def __init__(self, value, events):
+            self.value, self.events = value, events
+
+        def __array__(self, dtype=None, copy=None):
+            self.events.append(f"fetched {self.value}")
+            return np.asarray(self.value, dtype)
+
+    total = accumulate(results())["row"]
+    assert total["a"].compute() == 1 and total["h"].total.tolist() == [3, 3]
+    order = list(dict.fromkeys(events))
+    assert order == ["made 0", "made 1", "fetched 0", "made 2", "fetched 1", "fetched 2"]
+    assert accumulate([]) is None
 
 
 def test_different_names_do_not_merge():
