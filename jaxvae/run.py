@@ -5,6 +5,7 @@
     data.json       splits and skipped, by name     checkpoints/   written by jaxvae.train.checkpoint
     versions.json   packages                        report.md      numbers, curves and pictures, at the end
     host.json       machine and devices             curves.png     every metric against the step
+    lock            the last process that trained   (held while it does: jaxvae.train.lock)
 
 plus TensorBoard events. Rows hold plain numbers under names such as `train/loss` and `val/iou`; a value that is
 not finite is written as null (JSON has no NaN).
@@ -16,7 +17,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,10 @@ MAY_CHANGE = (
     "parallel.",
     "data.workers",
 )
+
+# What a start that was killed at once leaves behind, before there is a config.json.
+LOCK = "lock"
+BEFORE_CONFIG = {LOCK, "config.json.tmp"}
 
 PACKAGES = ("jaxvae", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 
@@ -74,18 +79,18 @@ class Run:
                     "or give that run's values to continue it"
                 )
             return changed
-        if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+        if self.folder.exists() and not (self.folder.is_dir() and self._names() <= BEFORE_CONFIG):
             raise UserError(f"--workdir {self.folder} exists and holds no run: choose another folder")
         return {}
 
     def check_without_checkpoint(self, save_every: int) -> None:
-        """Refuses to start anew over a log that had a checkpoint once.
+        """Refuses to start anew over a log that had a checkpoint once; `save_every` is that of the log.
 
         Raises:
-          UserError: if metrics.jsonl goes beyond the step of the first checkpoint.
+          UserError: if metrics.jsonl goes beyond the second save, which waits for the first to be on disk.
         """
         last = max((row["step"] for row in read_rows(self.metrics_path)), default=0)
-        if save_every and last > save_every:
+        if save_every and last > 2 * save_every:
             raise UserError(
                 f"{self.folder} has a log up to step {last} but no checkpoint to continue from: bring back its "
                 "checkpoints, or choose another --workdir"
@@ -120,10 +125,24 @@ class Run:
         with open(self.metrics_path, "a") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
 
-    def truncate(self, step: int) -> None:
-        """Drops rows after `step`: a run that resumes from a checkpoint writes them again, once."""
+    def picture(self, name: str, step: int) -> Path:
+        """Where the picture `name` of a step belongs."""
+        return self.folder / "samples" / f"{name}-{step:07d}.png"
+
+    def rewind(self, step: int, pictures: Container[str]) -> None:
+        """Drops rows and `pictures` after `step`: a run that resumes from a checkpoint writes them again, once."""
         rows = [row for row in read_rows(self.metrics_path) if row["step"] <= step]
         write_text(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
+        for path in (self.folder / "samples").iterdir():
+            name, _, digits = path.stem.rpartition("-")
+            if name in pictures and digits.isdecimal() and int(digits) > step:
+                ours = self.picture(name, int(digits))
+                # Whatever has another name was put there by the user and stays.
+                if path in (ours, ours.with_suffix(".tmp")) and path.is_file():
+                    path.unlink()
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
 
 
 def skipped_inputs(sources: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -3,7 +3,6 @@
 A checkpoint holds the state and, beside it, the host's memory (`extra`, JSON), both of the same moment.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,20 @@ from jaxvae.train.state import State
 
 
 class Checkpoints:
-    """The checkpoints in a folder: saves in the background, keeps the newest `keep`, restores the newest."""
+    """The checkpoints in a folder: saves in the background, keeps the newest `keep`, restores the newest.
+
+    Constructing and restoring touch nothing; the first `save` makes the folder. What a killed process left half-written
+    counts as nothing, and is replaced when its step is saved again.
+    """
 
     def __init__(self, folder: str | Path, keep: int):
         self.folder = Path(folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away, or choose another --workdir")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # What a killed process left half-written; orbax ignores but never removes it.
-        for torn in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(torn, ignore_errors=True)
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
+                create=False,
                 preservation_policy=checkpoint_managers.LatestN(keep),
                 # Without the marker file an empty folder would count as the newest checkpoint.
                 atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),

@@ -28,11 +28,12 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
       command: what recreates the run, written to command.txt.
 
     Raises:
-      UserError: for a configuration, data or a run folder that cannot work; nothing is left half-written.
+      UserError: for a configuration, data or a run folder that cannot work, or in which another process trains. The
+        folder is then as it was.
     """
     setup = prepare(config, workdir, command)
     start, stop = int(setup.state.step), setup.total_steps
-    with TrainConsole(start, stop) as console:
+    with setup.lock, TrainConsole(start, stop) as console:
         for line in setup.notes:
             console.line(line)
         recorder = Recorder(setup.run, console, start, setup.memory)

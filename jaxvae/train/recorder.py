@@ -68,8 +68,8 @@ class Recorder:
     def pictures(self, step: int, pictures: dict[str, Any], captions: dict[str, str]) -> None:
         """Writes samples/<name>-<step>.png, each with its caption, and shows them in TensorBoard."""
         for name, picture in pictures.items():
-            path = self.run.folder / "samples" / f"{name}-{step:07d}.png"
-            image = write_picture(path, picture, f"step {step}: {captions[name]}")
+            caption = f"step {step}: {captions[name]}"
+            image = write_picture(self.run.picture(name, step), picture, caption)
             self.writer.add_image(name, image, step, dataformats="HWC")
 
     def fetch(self) -> None:

@@ -19,6 +19,8 @@ from jaxvae.run import Run
 from jaxvae.tasks.task import Task
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.evaluate import Evaluator
+from jaxvae.train.length import changes, last_step
+from jaxvae.train.lock import RunLock
 from jaxvae.train.optim import make_optimizer, make_schedule
 from jaxvae.train.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from jaxvae.train.state import State, create_state
@@ -27,7 +29,10 @@ from jaxvae.train.step import make_train_step
 
 @dataclass
 class Setup:
-    """What `prepare` made. `rows` is the batch size, padded to devices x micro-batches."""
+    """What `prepare` made. `rows` is the batch size, padded to devices x micro-batches.
+
+    `lock` keeps other trainings out of the run folder until it is closed or the process ends.
+    """
 
     config: Any
     task: Task
@@ -38,6 +43,7 @@ class Setup:
     total_steps: int
     evaluator: Evaluator
     run: Run
+    lock: RunLock
     checkpoints: Checkpoints
     state: State
     memory: dict[str, Any]
@@ -51,22 +57,30 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
     `memory` holds what the host saved with that checkpoint ({} for a new run), `notes` what the user should read.
 
     Raises:
-      UserError: for a configuration, data or a run folder that cannot work; nothing is left half-written.
+      UserError: for a configuration, data or a run folder that cannot work, or in which another process trains. The
+        folder is then as it was.
     """
-    # Everything that a user can get wrong is checked before the run folder is touched.
     validate_trainer(config)
+    lock = RunLock(workdir)
+    try:
+        return _prepare(config, Run(workdir), lock, command)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
+    # Everything that a user can get wrong is checked before the run folder is touched.
     task = tasks.build(config)
     mesh = make_mesh(config)
-    run = Run(workdir)
     changed = run.check(config)
-    notes = [f"changed since the last start: {k}: {old!r} -> {new!r}" for k, (old, new) in changed.items()]
-
+    notes: list[str] = []
     sources = task.sources(notes.append)
     batch_size = config.data.batch_size
     rows = _round_up(batch_size, jax.device_count() * config.optim.accum)
     plan = Plan(sources["train"], batch_size, config.seed)
     evaluator = Evaluator(task, sources["val"], batch_size, rows, config.data.workers, mesh)
-    total_steps = _total_steps(config, plan.steps_per_epoch)
+    total_steps = last_step(config.train.total_steps, config.train.epochs, plan.steps_per_epoch)
 
     optimizer = make_optimizer(config)
     statistics = task.statistics(sources)
@@ -78,14 +92,10 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
     # Shapes, then shardings, then weights that are born where they belong.
     shapes = jax.eval_shape(create, batch)
     shardings = state_shardings(mesh, shapes)
-    # A run that is continued is read and checked before anything in its folder is written.
-    continues = (run.folder / "checkpoints").is_dir()
-    if not continues:
-        run.create(config, command, sources, notes)
     checkpoints = Checkpoints(run.folder / "checkpoints", config.train.keep)
     memory: dict[str, Any] = {}
     if checkpoints.latest_step() is None:
-        run.check_without_checkpoint(config.train.save_every)
+        run.check_without_checkpoint(changed.get("train.save_every", (config.train.save_every,))[0])
         state = jax.jit(create, out_shardings=shardings)(batch)
     else:
         like = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
@@ -93,9 +103,11 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
         _check_same_data(memory["fingerprint"], sources["train"].fingerprint, run)
         _check_not_past(total_steps, int(state.step), run)
         notes.append(f"continues from the checkpoint at step {int(state.step)}")
-    if continues:
-        run.create(config, command, sources, notes)
-    run.truncate(int(state.step) if memory else -1)
+    step = int(state.step)
+    notes = [*changes(changed, config, plan.steps_per_epoch, step), *notes]
+    lock.keep()
+    run.create(config, command, sources, notes)
+    run.rewind(step if memory else -1, task.captions)
 
     train_step = jax.jit(
         make_train_step(task, optimizer, make_schedule(config, total_steps), config),
@@ -115,6 +127,7 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
         total_steps=total_steps,
         evaluator=evaluator,
         run=run,
+        lock=lock,
         checkpoints=checkpoints,
         state=state,
         memory=memory,
@@ -134,12 +147,6 @@ def _summary(config, shapes, mesh, plan, total_steps, run) -> str:
         f"{config.precision.compute}, {devices}; {total_steps:,} updates of {config.data.batch_size} examples "
         f"({plan.steps_per_epoch:,} per epoch); run folder {run.folder}"
     )
-
-
-def _total_steps(config, steps_per_epoch: int) -> int:
-    """The earlier of `train.total_steps` and `train.epochs`, of those that are given."""
-    ends = [config.train.total_steps, config.train.epochs * steps_per_epoch]
-    return min(end for end in ends if end)
 
 
 def _round_up(n: int, multiple: int) -> int:

@@ -1,14 +1,17 @@
 """scripts/train.py as a user runs it: a whole run, continuing, and every mistake in one line."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import contents
 from tiny import CHANGES, ROOT
 
 from jaxvae.run import read_rows
+from jaxvae.train.lock import RunLock
 
 CONFIG = "configs/glyph_vae.py"
 TINY = [f"--config.{key}={value}" for key, value in CHANGES["glyph_vae"].items()]
@@ -71,16 +74,16 @@ def test_the_same_command_continues_and_a_longer_one_goes_on(script, run_folder,
     found = script(f"--config={CONFIG}:quickstart", *TINY, *longer, cwd=home)
     assert found.returncode == 0, found.stderr[-2000:]
     assert "continues from the checkpoint at step 4" in found.stdout
-    assert "train.total_steps: 4 -> 6" in found.stdout
+    assert "train.total_steps: 4 -> 6; the cosine schedule now falls until step 6 instead of 4" in found.stdout
     rows = read_rows(home / "runs" / "glyph_vae-quickstart" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [0, 2, 4, 6]
 
 
 def test_another_config_in_the_folder_is_refused_with_the_difference(script, run_folder):
-    before = sorted(path.stat().st_mtime_ns for path in run_folder.rglob("*"))
+    before = contents(run_folder)
     found = script(f"--config={CONFIG}:quickstart", *TINY, "--config.optim.lr=0.5", cwd=run_folder.parents[1])
     refused(found, "runs/glyph_vae-quickstart", "optim.lr", "0.5", "--workdir")
-    assert sorted(path.stat().st_mtime_ns for path in run_folder.rglob("*")) == before
+    assert contents(run_folder) == before
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(script, run_folder, tmp_path):
@@ -90,8 +93,21 @@ def test_a_checkpoint_of_another_architecture_is_refused(script, run_folder, tmp
     config = json.loads(path.read_text())
     config["model"]["zdim"] = 6
     path.write_text(json.dumps(config))
+    before = contents(home)
     found = script(f"--config={CONFIG}:quickstart", *TINY, *SHORT, "--config.model.zdim=6", cwd=home)
     refused(found, "checkpoint", "another architecture", "z_proj/kernel", "[4, 16]", "[6, 16]")
+    assert contents(home) == before
+
+
+def test_a_second_training_in_the_folder_is_refused(script, run_folder, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(run_folder.parents[1], home)
+    with RunLock(home / "runs" / "glyph_vae-quickstart") as other:
+        other.keep()
+        before = contents(home)
+        found = script(f"--config={CONFIG}:quickstart", *TINY, *SHORT, cwd=home)
+    refused(found, "runs/glyph_vae-quickstart is in use", f"process {os.getpid()} on ", "--workdir")
+    assert contents(home) == before
 
 
 def test_presets_are_listed_a_line_each(script):
