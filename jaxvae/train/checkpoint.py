@@ -3,6 +3,9 @@
 A checkpoint holds the state and, beside it, the host's memory (`extra`, JSON), both of the same moment.
 """
 
+import contextlib
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +58,9 @@ class Checkpoints:
         path = self.folder / str(step)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), extra=ocp.args.JsonRestore())
         try:
-            _check_same(path, self.manager.item_metadata(step)["state"].tree, target)
-            restored = self.manager.restore(step, args=args)
+            with _one_exception():
+                _check_same(path, self.manager.item_metadata(step)["state"].tree, target)
+                restored = self.manager.restore(step, args=args)
         except UserError:
             raise
         except Exception as error:  # orbax raises whatever the layer that stumbled raises
@@ -86,6 +90,29 @@ def _plain(state: State) -> dict[str, Any]:
     else:
         plain["key"] = jax.random.key_data(key)
     return plain
+
+
+@contextlib.contextmanager
+def _one_exception():
+    """Keeps orbax from printing tracebacks beside the exception that it raises.
+
+    When one of its reads fails, it closes the event loop to which all others report. They end some time later, so the
+    silence begins before the first and lasts after a failure.
+    """
+    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+
+    def quiet(unraisable):
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    def retrieved(record):
+        return "exception was never retrieved" not in record.getMessage()
+
+    sys.unraisablehook = quiet
+    log.addFilter(retrieved)
+    yield
+    sys.unraisablehook = hook
+    log.removeFilter(retrieved)
 
 
 def _check_same(path: Path, found: Any, wanted: Any) -> None:

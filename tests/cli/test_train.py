@@ -99,6 +99,17 @@ def test_a_checkpoint_of_another_architecture_is_refused(script, run_folder, tmp
     assert contents(home) == before
 
 
+def test_a_damaged_checkpoint_is_refused(script, run_folder, tmp_path):
+    home = tmp_path / "home"
+    shutil.copytree(run_folder.parents[1], home)
+    newest = home / "runs" / "glyph_vae-quickstart" / "checkpoints" / "4"
+    (newest / "state" / "manifest.ocdbt").write_bytes(b"broken")
+    before = contents(home)
+    found = script(f"--config={CONFIG}:quickstart", *TINY, *SHORT, cwd=home)
+    refused(found, f"checkpoint {newest} is damaged", "remove that folder", "--workdir")
+    assert contents(home) == before
+
+
 def test_a_second_training_in_the_folder_is_refused(script, run_folder, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(run_folder.parents[1], home)
