@@ -106,7 +106,7 @@ PRESETS = {
         },
     ),
     "small": Preset(
-        "a small model on Latin glyphs, float32: an hour on a CPU",
+        "a small model on Latin glyphs, float32: an hour on two cores",
         {
             "model.embed": 128,
             "model.zdim": 64,
@@ -124,7 +124,7 @@ PRESETS = {
             "loss.beta": 0.03,
             "loss.beta_warmup": 2_000,
             "train.epochs": 0,
-            "train.total_steps": 20_000,
+            "train.total_steps": 12_000,
             "train.sample_every": 1_000,
             "precision.compute": "float32",
         },
