@@ -122,7 +122,14 @@ def _check_config(argv: list[str]) -> None:
         if not word.startswith("--config."):
             continue
         key = word.removeprefix("--config.").split("=", 1)[0]
-        if key in keys or any(known.startswith(key + ".") for known in keys):
+        if key in ("preset", "task"):
+            raise UserError(f"--config.{key} cannot be overridden: a preset is chosen by --config={path}:PRESET")
+        inside = [known for known in keys if known.startswith(key + ".")]
+        if inside:
+            raise UserError(
+                f"--config.{key} is a group of keys: give them one by one, such as --config.{inside[0]}=..."
+            )
+        if key in keys:
             continue
         near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
         last = key.rsplit(".", 1)[-1]

@@ -1,0 +1,61 @@
+"""Writes benchmarks/README.md from the numbers in benchmarks/results, which the other commands here measured.
+
+python benchmarks/results.py
+"""
+
+import json
+from pathlib import Path
+
+from jaxvae.run import write_text
+from jaxvae.train.report import table
+
+HERE = Path(__file__).parent
+MIB = 2**20
+INTRODUCTION = """# Benchmarks
+
+Written by `python benchmarks/results.py` from `benchmarks/results/*.json`; every table names the commands that
+measured it. Two things are compared in turn in one process and by their fastest runs. Measure on an idle machine.
+"""
+STEP = """## The train step against PyTorch
+
+The same model from PyTorch's fastest stock layers (`torch_<task>.py`): same weights, batch, padding and threads,
+AdamW and clipping; equal in loss and gradient before anything is timed. jaxvae's step also keeps an average of the
+weights, metrics and a check for numbers that are not finite.
+"""
+
+
+def main() -> None:
+    steps = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("step-*.json"))]
+    write_text(HERE / "README.md", "\n".join([INTRODUCTION, STEP, steps_table(steps), commands(steps)]))
+
+
+def steps_table(runs: list[dict]) -> str:
+    return table(
+        [
+            {
+                "preset": run["preset"],
+                "parameters": f"{run['parameters'] / 1e6:.1f}M",
+                "examples x size": f"{run['examples']} x {'x'.join(map(str, run['capacity']))}",
+                "jaxvae, ms": f"{1e3 * run['times']['jaxvae']['min']:,.0f}",
+                "torch, ms": f"{1e3 * run['times']['torch']['min']:,.0f}",
+                "ratio": f"{run['ratio']:.2f}",
+                "compile, s": f"{run['trace_s'] + run['compile_s']:.0f}",
+                "memory, MiB": f"{run['memory']['total'] / MIB:,.0f}",
+                "share of matmul peak": f"{run['share_of_peak']:.0%}",
+            }
+            for run in runs
+        ]
+    )
+
+
+def commands(runs: list[dict]) -> str:
+    machines = {f"{', '.join(r['devices'])} with {r['threads']} threads; {versions(r)}" for r in runs}
+    return f"\nOn {' and '.join(sorted(machines))}:\n\n```\n" + "\n".join(r["command"] for r in runs) + "\n```\n"
+
+
+def versions(run: dict) -> str:
+    return ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+
+
+if __name__ == "__main__":
+    main()
