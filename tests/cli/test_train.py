@@ -135,7 +135,7 @@ def test_presets_are_listed_a_line_each(script):
     ("arguments", "parts"),
     [
         ([f"--config={CONFIG}:hq"], ["'hq'", "high_quality", "quickstart"]),
-        ([f"--config={CONFIG}", "--config.preset=small"], ["config.preset", f"--config={CONFIG}:PRESET"]),
+        ([f"--config={CONFIG}", "--config.preset=small"], ["config.preset", f"{CONFIG}:PRESET"]),
         ([f"--config={CONFIG}", '--config.model={"embed":64}'], ["config.model", "group", "--config.model."]),
         (["--config="], ["--config", "configs/glyph_vae.py"]),
         (["--config=README.md"], ["README.md", "configs/glyph_vae.py"]),
