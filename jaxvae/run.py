@@ -87,10 +87,11 @@ class Run:
         """Refuses to start anew over a log that had a checkpoint once; `save_every` is that of the log.
 
         Raises:
-          UserError: if metrics.jsonl goes beyond the second save, which waits for the first to be on disk.
+          UserError: if the run has ended (it has a report), or metrics.jsonl goes beyond the second save, which
+            waits for the first to be on disk.
         """
         last = max((row["step"] for row in read_rows(self.metrics_path)), default=0)
-        if save_every and last > 2 * save_every:
+        if (self.folder / "report.md").exists() or (save_every and last > 2 * save_every):
             raise UserError(
                 f"{self.folder} has a log up to step {last} but no checkpoint to continue from: bring back its "
                 "checkpoints, or choose another --workdir"

@@ -65,9 +65,10 @@ class Checkpoints:
             raise
         except Exception as error:  # orbax raises whatever the layer that stumbled raises
             why = (str(error).splitlines() or [""])[0][:200]
+            older = [s for s in self.manager.all_steps() if s < step]
+            way_out = f"remove that folder to continue from step {max(older)}, or " if older else ""
             raise UserError(
-                f"checkpoint {path} is damaged ({type(error).__name__}: {why}): remove that folder to continue "
-                "from the one before, or choose another --workdir"
+                f"checkpoint {path} is damaged ({type(error).__name__}: {why}): {way_out}choose another --workdir"
             ) from error
         state = State(**restored["state"])
         return state.replace(key=jax.random.wrap_key_data(state.key)), restored["extra"]

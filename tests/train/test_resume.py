@@ -174,11 +174,13 @@ def lose_checkpoints(run):
         (lambda run: None, {"train__total_steps": 3}, "has made 5 updates already"),
         (lambda run: None, {"model__zdim": 8}, "model.zdim: 4 there, 8 here"),
         (lose_checkpoints, {}, "no checkpoint to continue from"),
+        # A finished run, whatever its intervals.
+        (lose_checkpoints, {"train__save_every": 0}, "no checkpoint to continue from"),
         # The log was written with another interval than this start would have.
         (lose_checkpoints, {"train__save_every": 4}, "no checkpoint to continue from"),
         (lambda run: run.config_path.write_text("{"), {}, "config.json is not readable"),
     ],
-    ids=["past its end", "config", "lost checkpoints", "lost, other interval", "torn config"],
+    ids=["past its end", "config", "lost checkpoints", "lost, finished", "lost, other interval", "torn config"],
 )
 def test_a_refused_start_leaves_all_as_it_was(run, config, damage, changed, words):
     # As a killed process leaves it.
