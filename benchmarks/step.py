@@ -51,6 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="jaxvae-step-") as folder:
         setup = prepare(config, folder)
         setup.checkpoints.close()
+        setup.lock.close()
     planned = choose_batch(setup, capacity)
     numbers = measure(setup, planned, twin_module, _ROUNDS.value)
     if _JSON.value:

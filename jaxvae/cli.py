@@ -31,6 +31,9 @@ def run(main: Callable[[], None]) -> None:
             main()
         except UserError as error:
             fail(str(error))
+        except KeyboardInterrupt:
+            print("stopped: the same command goes on from the newest checkpoint", file=sys.stderr)
+            raise SystemExit(130) from None
 
     app.run(guarded, flags_parser=_parse)
 
@@ -65,7 +68,7 @@ def load_module(path: Path):
     """A configuration file as a module.
 
     Raises:
-      UserError: if there is no such file; the message names those beside it.
+      UserError: if there is no such file, when the message names those beside it, or it is not a configuration.
     """
     if not path.is_file() or path.suffix != ".py":
         beside = sorted(str(p) for p in path.parent.glob("*.py")) or sorted(map(str, Path("configs").glob("*.py")))
@@ -73,7 +76,12 @@ def load_module(path: Path):
         raise UserError(f"--config={path} is not a configuration file: {hint}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a file may raise that was written for something else, or not finished
+        raise UserError(f"--config={path} cannot be read: {type(error).__name__}: {error}") from error
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={path} is not a configuration file: it has no function get_config")
     return module
 
 
@@ -119,9 +127,11 @@ def _check_config(argv: list[str]) -> None:
     config = module.get_config(preset) if preset else module.get_config()
     keys = flatten(config)
     for word in argv:
-        if not word.startswith("--config."):
+        # --noconfig.x.y is absl's word for --config.x.y=false.
+        _, found, key = word.partition("--noconfig." if word.startswith("--no") else "--config.")
+        if not found:
             continue
-        key = word.removeprefix("--config.").split("=", 1)[0]
+        key = key.split("=", 1)[0]
         if key in ("preset", "task"):
             raise UserError(f"--config.{key} cannot be overridden: a preset is chosen by --config={path}:PRESET")
         inside = [known for known in keys if known.startswith(key + ".")]

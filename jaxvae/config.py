@@ -141,7 +141,8 @@ def validate_trainer(config: ConfigDict) -> None:
     require_positive(c, "train.keep", "parallel.fsdp", "optim.schedule.decay_steps", "optim.schedule.decay_rate")
     require_not_negative(c, "optim.weight_decay", "optim.clip.norm", "optim.schedule.warmup_steps")
     require_not_negative(c, "train.total_steps", "train.epochs", "train.eval_every", "train.sample_every")
-    require_not_negative(c, "seed", "train.save_every", "parallel.data", "optim.schedule.end_factor")
+    require(c, "seed", 0 <= c.seed < 2**32, "must be from 0 to 4294967295")
+    require_not_negative(c, "train.save_every", "parallel.data", "optim.schedule.end_factor")
     for key in ("optim.b1", "optim.b2"):
         require(c, key, 0 <= flatten(c)[key] < 1, "must be in [0, 1)")
     require_one_of(c, "optim.name", ("adamw", "adam", "sgd"))

@@ -63,8 +63,8 @@ class Run:
           The keys that changed since the last start: {key: (old, new)}, empty for a new run.
 
         Raises:
-          UserError: if the folder holds a run with another configuration (beyond `MAY_CHANGE`), or holds
-            something that is not a run.
+          UserError: if the folder holds a run with another configuration (beyond `MAY_CHANGE`) or with a damaged
+            log, or holds something that is not a run.
         """
         if self.config_path.exists():
             found = read_json(self.config_path)
@@ -78,6 +78,10 @@ class Run:
                     f"{self.folder} holds a run with another config ({listing}): choose another --workdir, "
                     "or give that run's values to continue it"
                 )
+            read_rows(self.metrics_path)  # what cannot be read is refused before anything is written
+            samples = self.folder / "samples"
+            if samples.exists() and not samples.is_dir():
+                raise UserError(f"{samples} is not a folder: move it away, or choose another --workdir")
             return changed
         if self.folder.exists() and not (self.folder.is_dir() and self._names() <= BEFORE_CONFIG):
             raise UserError(f"--workdir {self.folder} exists and holds no run: choose another folder")
@@ -177,16 +181,30 @@ def versions() -> dict[str, str]:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line torn by a kill is left out."""
+    """The rows of a metrics.jsonl; a last line torn by a kill is left out.
+
+    Raises:
+      UserError: if another line is no row, or the file cannot be read.
+    """
     path = Path(path)
     if not path.exists():
         return []
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): bring back the log, or choose another --workdir") from None
     rows = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError("no row with a step")
+        except ValueError as error:
+            if number == len(lines):
+                break
+            what = "repair the line, or choose another --workdir"
+            raise UserError(f"{path}, line {number} is not a row of the log ({error}): {what}") from None
+        rows.append(row)
     return rows
 
 
@@ -194,7 +212,7 @@ def read_json(path: str | Path) -> Any:
     """Reads a JSON file of a run folder; a torn or foreign one is a `UserError` that names it."""
     try:
         return json.loads(Path(path).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}): remove the run folder or choose another") from None
 
 

@@ -284,7 +284,10 @@ def check(config) -> None:
     require(config, "model.heads", model.embed % model.heads == 0, what)
     require(config, "model.embed", model.embed % 4 == 0, "must be divisible by 4 (two sinusoids per direction)")
     require_one_of(config, "model.decoder_image", ("full", "none"))
-    require_positive(config, "data.image_size", "data.sdf_clip_px", "data.num_buckets", "data.workers")
+    require_positive(config, "data.num_buckets", "data.workers")
+    side = config.data.image_size
+    require(config, "data.image_size", 0 < side <= 2**12, "must be from 1 to 4096 px")
+    require(config, "data.sdf_clip_px", 0 < config.data.sdf_clip_px <= side, f"must be above 0, at most {side} px")
     require(config, "data.val_fraction", 0 < config.data.val_fraction < 1, "must be between 0 and 1")
     require_one_of(config, "data.prefix_end", ("append", "overwrite"))
     require_not_negative(config, "loss.l1_weight", "loss.ce_weight", "loss.beta", "loss.beta_warmup")

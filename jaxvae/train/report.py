@@ -30,7 +30,7 @@ def write_report(setup) -> Path:
     command = (run.folder / "command.txt").read_text().strip()
     sections = [
         f"# {config.task}:{config.preset}",
-        f"{int(setup.state.step):,} updates of {config.data.batch_size} examples, "
+        f"{int(setup.state.step):,} updates of up to {config.data.batch_size} examples, "
         f"{len(setup.sources['train']):,} training and {len(setup.sources['val']):,} validation examples, "
         f"weights: {config.train.eval_weights}.",
         f"```\n{command}\n```",
@@ -92,7 +92,8 @@ def write_curves(path: Path, rows: list[dict]) -> None:
             points = [(r["step"], r[f"{split}/{name}"]) for r in rows if r.get(f"{split}/{name}") is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), label=split, **style)
-        axes.legend(fontsize=7)
+        if axes.lines:
+            axes.legend(fontsize=7)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=100)

@@ -144,7 +144,7 @@ def _summary(config, shapes, mesh, plan, total_steps, run) -> str:
     devices = f"{mesh.devices.size} x {jax.devices()[0].device_kind}"
     return (
         f"{config.task}:{config.preset}, {count_parameters(shapes.params):,} parameters, "
-        f"{config.precision.compute}, {devices}; {total_steps:,} updates of {config.data.batch_size} examples "
+        f"{config.precision.compute}, {devices}; {total_steps:,} updates of up to {config.data.batch_size} examples "
         f"({plan.steps_per_epoch:,} per epoch); run folder {run.folder}"
     )
 

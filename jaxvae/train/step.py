@@ -61,10 +61,10 @@ def make_train_step(task, optimizer, schedule, config) -> Callable[[State, dict]
         ema = {name: update_ema(state.ema[name], params, row, step) for name, row in ema_rows.items()}
         opt_state, ema = keep_finite((opt_state, ema), (state.opt_state, state.ema))
 
-        scalars = {**terms, "grad_norm": norm, "lr": lr}
-        stats |= {name: Mean.per_batch(value) for name, value in scalars.items()}
-        # What a skipped update reports would turn the whole interval into NaN: it counts as skipped and no more.
-        stats = jax.tree.map(lambda x: jnp.where(finite, x, 0), stats) | {"skipped": Mean.per_batch(~finite)}
+        stats |= {name: Mean.per_batch(value) for name, value in {**terms, "grad_norm": norm}.items()}
+        # What a skipped update reports would turn the whole interval into NaN: of it only these two count.
+        stats = jax.tree.map(lambda x: jnp.where(finite, x, 0), stats)
+        stats |= {"lr": Mean.per_batch(lr), "skipped": Mean.per_batch(~finite)}
         return state.replace(step=step, params=params, opt_state=opt_state, ema=ema), stats
 
     return train_step

@@ -168,6 +168,11 @@ def lose_checkpoints(run):
     shutil.rmtree(run.folder / "checkpoints")
 
 
+def samples_as_file(run):
+    shutil.rmtree(run.folder / "samples")
+    (run.folder / "samples").write_text("")
+
+
 @pytest.mark.parametrize(
     ("damage", "changed", "words"),
     [
@@ -179,8 +184,21 @@ def lose_checkpoints(run):
         # The log was written with another interval than this start would have.
         (lose_checkpoints, {"train__save_every": 4}, "no checkpoint to continue from"),
         (lambda run: run.config_path.write_text("{"), {}, "config.json is not readable"),
+        (lambda run: run.metrics_path.write_bytes(b"\xff\xfe\n"), {}, "metrics.jsonl cannot be read"),
+        (lambda run: run.metrics_path.write_text("{}\n{}\n"), {}, "line 1 is not a row of the log"),
+        (samples_as_file, {}, "samples is not a folder"),
     ],
-    ids=["past its end", "config", "lost checkpoints", "lost, finished", "lost, other interval", "torn config"],
+    ids=[
+        "past its end",
+        "config",
+        "lost checkpoints",
+        "lost, finished",
+        "lost, other interval",
+        "torn config",
+        "binary log",
+        "log of nothing",
+        "samples",
+    ],
 )
 def test_a_refused_start_leaves_all_as_it_was(run, config, damage, changed, words):
     # As a killed process leaves it.

@@ -17,6 +17,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
     poisoned = dict(b.batch, coords=np.full_like(b.batch["coords"], np.nan))
     state, stats = step(b.state, poisoned)
     assert compute(stats)["skipped"] == 1
+    assert compute(stats)["lr"] > 0, "known, whatever the gradient"
     clean = step(b.state, b.batch)[1]
     assert compute(merge(clean, stats))["loss"] == compute(clean)["loss"], "the interval's row stays readable"
     assert state.step == b.state.step + 1
