@@ -10,7 +10,6 @@ formula where torch is missing or jax runs on an accelerator). In brackets: MiB 
 import functools
 import json
 import math
-import platform
 import re
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from measuring import cpu_threads, in_turn
+from measuring import cpu_threads, in_turn, machine
 
 from jaxvae import cli
 from jaxvae.errors import UserError
@@ -196,12 +195,9 @@ def main():
     shapes = [parse_shape(text) for text in _SHAPES.value]
     if torch:
         torch.set_num_threads(cpu_threads())
-    header = {
-        "command": cli.command_line(),
-        "jax": jax.__version__,
-        "torch": torch.__version__ if torch else None,
-        "devices": [f"{device.platform} {device.device_kind}" for device in jax.devices()],
-        "machine": f"{platform.machine()}, {cpu_threads()} cores",
+    modules = ["jax", "jaxlib", *(["torch"] if torch else [])]
+    header = machine(*modules) | {
+        "rounds": _ROUNDS.value,
         "baseline": "torch" if torch and jax.default_backend() == "cpu" else "naive",
     }
     print(*(f"{key}: {value}" for key, value in header.items()), sep="\n")

@@ -1,7 +1,9 @@
 """What the benchmarks measure with: times of things run in turn, products in a program, peak of the machine."""
 
+import importlib
 import math
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxvae import cli
 
 # Sides of square products, large enough to reach a device's peak and quick enough to be repeated.
 PEAK_SIZES = {"cpu": (1024, 2048), "accelerator": (4096, 8192)}
@@ -43,6 +47,21 @@ def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, T
             function()
             seconds[name].append(time.perf_counter() - since)
     return {name: Times(min(values), statistics.median(values)) for name, values in seconds.items()}
+
+
+def machine(*modules: str) -> dict[str, Any]:
+    """What a measurement has to say of itself: {'command', 'devices', 'threads', 'versions'}."""
+    return {
+        "command": cli.command_line(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "threads": cpu_threads(),
+        "versions": versions(*modules),
+    }
+
+
+def versions(*modules: str) -> dict[str, str]:
+    """Versions of Python and of these packages."""
+    return {"python": platform.python_version()} | {m: importlib.import_module(m).__version__ for m in modules}
 
 
 def cpu_threads() -> int:

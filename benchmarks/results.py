@@ -22,11 +22,37 @@ The same model from PyTorch's fastest stock layers (`torch_<task>.py`): same wei
 AdamW and clipping; equal in loss and gradient before anything is timed. jaxvae's step also keeps an average of the
 weights, metrics and a check for numbers that are not finite.
 """
+ATTENTION = """## Attention
+
+Forward and backward, with a key mask, examples x heads x queries x keys x width of a head: time relative to
+PyTorch's `scaled_dot_product_attention`, in brackets MiB of temporary memory. `library` is
+`jaxvae.nn.attention.attention` as models call it; the others were considered.
+"""
 
 
 def main() -> None:
     steps = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("step-*.json"))]
-    write_text(HERE / "README.md", "\n".join([INTRODUCTION, STEP, steps_table(steps), commands(steps)]))
+    attention = json.loads((HERE / "results" / "attention.json").read_text())
+    sections = [INTRODUCTION, STEP, steps_table(steps), commands(steps), ATTENTION, attention_table(attention)]
+    write_text(HERE / "README.md", "\n".join([*sections, commands([attention])]))
+
+
+def attention_table(run: dict) -> str:
+    by_shape: dict[str, dict] = {}
+    for row in run["rows"]:
+        by_shape.setdefault("x".join(map(str, row["shape"])), {})[row["variant"]] = row
+    return table(
+        [
+            {
+                "shape": shape,
+                "torch, ms": f"{rows['torch']['milliseconds']:.1f}",
+                **{
+                    name: f"{row['ratio']:.2f} [{row['temp_mib']:.0f}]" for name, row in rows.items() if name != "torch"
+                },
+            }
+            for shape, rows in by_shape.items()
+        ]
+    )
 
 
 def steps_table(runs: list[dict]) -> str:

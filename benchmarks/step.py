@@ -13,9 +13,7 @@ run in turn, and the ratio is that of the fastest steps. On a CPU, start it with
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for fewer page faults.
 """
 
-import importlib
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
-from measuring import cpu_threads, in_turn, matmul_peak, memory, product_flops
+from measuring import in_turn, machine, matmul_peak, memory, product_flops, versions
 from twins import find_twin, prove_equal
 
 from jaxvae import cli
@@ -117,10 +115,7 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
     numbers = {
         "task": config.task,
         "preset": config.preset,
-        "command": cli.command_line(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "threads": cpu_threads(),
-        "versions": versions("jax", "jaxlib", "flax", "numpy"),
+        **machine("jax", "jaxlib", "flax", "numpy"),
         "parameters": parameters,
         "compute": config.precision.compute,
         "capacity": list(planned.capacity),
@@ -150,10 +145,6 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
     if on_device := jax.devices()[0].memory_stats():
         numbers["device_peak_bytes"] = on_device["peak_bytes_in_use"]
     return numbers
-
-
-def versions(*modules: str) -> dict[str, str]:
-    return {"python": platform.python_version()} | {m: importlib.import_module(m).__version__ for m in modules}
 
 
 def report(n: dict) -> str:

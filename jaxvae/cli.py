@@ -5,6 +5,7 @@ Every mistake ends in one line on stderr and exit status 2; a bug keeps its trac
 
 import difflib
 import importlib.util
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -106,8 +107,21 @@ def _parse(argv: list[str]) -> list[str]:
         near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
         hint = f": did you mean --{near[0]}?" if near else ""
         fail(f"option --{error.flagname} is unknown{hint}")
+    except flags.IllegalFlagValueError as error:
+        fail(_describe_value(error))
     except flags.Error as error:
         fail([line.strip() for line in str(error).splitlines() if line.strip()][-1])
+
+
+def _describe_value(error: flags.IllegalFlagValueError) -> str:
+    """'config.data.batch_size = 1.5: ...' from absl's words, which speak of Python's conversions."""
+    match = re.match(r"flag --(config\.[\w.]+)=(.*?): ", str(error), re.DOTALL)
+    if not match:
+        return str(error)
+    key, value = match.groups()
+    kind = flags.FLAGS[key].flag_type()
+    expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+    return f"{key} = {value}: must be {expected.get(kind, kind)}"
 
 
 def _check_config(argv: list[str]) -> None:

@@ -125,7 +125,9 @@ def require_one_of(config: ConfigDict, key: str, choices: Iterable[str]) -> None
 def require_positive(config: ConfigDict, *keys: str) -> None:
     """Raises `UserError` unless the numbers under `keys` are finite and above 0."""
     for key in keys:
-        require(config, key, 0 < flatten(config)[key] < float("inf"), "must be a finite number above 0")
+        value = flatten(config)[key]
+        kind = "whole" if isinstance(value, int) else "finite"
+        require(config, key, 0 < value < float("inf"), f"must be a {kind} number above 0")
 
 
 def require_not_negative(config: ConfigDict, *keys: str) -> None:

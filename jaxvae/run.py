@@ -39,6 +39,7 @@ MAY_CHANGE = (
     "train.eval_weights",
     "parallel.",
     "data.workers",
+    "optim.accum",
 )
 
 # What a start that was killed at once leaves behind, before there is a config.json.
@@ -217,6 +218,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Writes plain values as JSON with two blanks of indentation; as `write_text`."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -13,6 +13,9 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Run folder; default runs/<config>
 _LIST_PRESETS = flags.DEFINE_bool("list_presets", False, "List the presets of --config and stop.")
 
 
+flags.adopt_module_key_flags(cli)  # --help shows --config too
+
+
 def main() -> None:
     config = cli.config()
     if _LIST_PRESETS.value:

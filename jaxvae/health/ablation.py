@@ -9,14 +9,14 @@ from collections.abc import Iterable
 import jax
 
 from jaxvae.stats import accumulate, scalars
-from jaxvae.tasks.task import example_keys
+from jaxvae.tasks.task import LatentVariableTask, example_keys
 
 # Where z comes from, in the order of the table. The first three are the example's own, by `task.latents`.
 OWN = ("mean", "posterior", "prior")
 LATENTS = (*OWN, "shuffled")
 
 
-def ablate(task, variables, pairs: Iterable, key) -> dict[str, dict[str, float]]:
+def ablate(task: LatentVariableTask, variables, pairs: Iterable, key) -> dict[str, dict[str, float]]:
     """{where z comes from: {metric: value}} by `task.score` over all examples.
 
     Args:

@@ -279,10 +279,10 @@ def check(config) -> None:
     model = config.model
     for key in ("embed", "zdim", "heads", "patch", "vec_layers", "enc_xlayers", "dec_layers", "max_len"):
         require(config, f"model.{key}", 0 < model[key] <= 2**16, "must be from 1 to 65536")
+    require(config, "model.embed", model.embed % 4 == 0, "must be divisible by 4 (two sinusoids per direction)")
     dividing = [h for h in range(1, model.embed + 1) if model.embed % h == 0 and h <= 64]
     what = f"must divide config.model.embed = {model.embed}: one of {', '.join(map(str, dividing))}"
     require(config, "model.heads", model.embed % model.heads == 0, what)
-    require(config, "model.embed", model.embed % 4 == 0, "must be divisible by 4 (two sinusoids per direction)")
     require_one_of(config, "model.decoder_image", ("full", "none"))
     require_positive(config, "data.num_buckets", "data.workers")
     side = config.data.image_size

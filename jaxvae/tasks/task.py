@@ -76,6 +76,15 @@ class Task(Protocol):
         """Numbers from the merged statistics of `evaluate` (the only place where they are divided)."""
         ...
 
+    def show(self, variables: Variables, batch: Batch, draws: Draws) -> dict[str, Picture]:
+        """Pictures of what the model does with these examples."""
+        ...
+
+
+@runtime_checkable
+class LatentVariableTask(Task, Protocol):
+    """A task whose model reconstructs examples from latents: what ablations and diagnosis call."""
+
     def latents(self, variables: Variables, batch: Batch, draws: Draws, z: str) -> Any:
         """A latent for every example: the posterior's 'mean', or a draw from the 'posterior' or the 'prior'.
 
@@ -90,10 +99,6 @@ class Task(Protocol):
 
     def score(self, batch: Batch, reconstruction: Any) -> Stats:
         """How well a reconstruction agrees with the batch, as additive statistics."""
-        ...
-
-    def show(self, variables: Variables, batch: Batch, draws: Draws) -> dict[str, Picture]:
-        """Pictures of what the model does with these examples."""
         ...
 
 

@@ -25,7 +25,7 @@ class TrainConsole:
                 console=self.console,
                 expand=True,
             )
-            self.bar = self.progress.add_task("", total=stop, completed=start, numbers="compiling ...")
+            self.bar = self.progress.add_task("", total=stop, completed=start, numbers="starting ...")
 
     def __enter__(self):
         if self.progress:
@@ -68,6 +68,7 @@ def describe(row: dict[str, float]) -> str:
 
 
 def clock(seconds: float) -> str:
+    """'4:07', from an hour on '1:04:07'."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from jaxvae.config import flatten
 from jaxvae.health.ablation import ablate
 from jaxvae.run import read_rows, write_text
+from jaxvae.tasks.task import LatentVariableTask
 
 # What each row of the table of latents means.
 LATENT_ROWS = {
@@ -17,6 +18,8 @@ LATENT_ROWS = {
     "prior": "z drawn from the prior",
     "shuffled": "z of another example",
 }
+# The same colour for a split in every plot, also where the other is missing.
+CURVES = {"train": {"color": "tab:blue"}, "val": {"color": "tab:orange", "marker": "o", "ms": 3}}
 
 
 def write_report(setup) -> Path:
@@ -24,7 +27,6 @@ def write_report(setup) -> Path:
     run, config = setup.run, setup.config
     rows = read_rows(run.metrics_path)
     variables = setup.state.variables(config.train.eval_weights)
-    ablation = ablate(setup.task, variables, setup.evaluator.pairs(), setup.state.key)
     write_curves(run.folder / "curves.png", rows)
     pictures = sorted((run.folder / "samples").glob("*.png"))
     command = (run.folder / "command.txt").read_text().strip()
@@ -34,10 +36,7 @@ def write_report(setup) -> Path:
         f"{len(setup.sources['train']):,} training and {len(setup.sources['val']):,} validation examples, "
         f"weights: {config.train.eval_weights}.",
         f"```\n{command}\n```",
-        "## Does the latent matter?",
-        "Validation examples, reconstructed with z from different places. If a z of another example does as "
-        "well as the right one, the decoder does not use z. `untrained` is the model before its first update.",
-        table(latent_rows(ablation, rows)),
+        *(_latents(setup, variables, rows) if isinstance(setup.task, LatentVariableTask) else ()),
         "## Validation, first and last",
         table(first_and_last(rows)),
         "## Curves",
@@ -54,6 +53,16 @@ def write_report(setup) -> Path:
     return path
 
 
+def _latents(setup, variables, rows: list[dict]) -> list[str]:
+    ablation = ablate(setup.task, variables, setup.evaluator.pairs(), setup.state.key)
+    return [
+        "## Does the latent matter?",
+        "Validation examples, reconstructed with z from different places. If a z of another example does as "
+        "well as the right one, the decoder does not use z. `untrained` is the model before its first update.",
+        table(latent_rows(ablation, rows)),
+    ]
+
+
 def latent_rows(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[dict[str, str]]:
     """The ablation, and the untrained model's validation at step 0 in the same columns."""
     names = list(ablation["mean"])
@@ -66,6 +75,7 @@ def latent_rows(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list
 
 
 def first_and_last(rows: list[dict]) -> list[dict[str, str]]:
+    """A row per validation metric, with its value at the first and at the newest evaluation."""
     evaluated = [row for row in rows if any(name.startswith("val/") for name in row)]
     if not evaluated:
         return []
@@ -88,14 +98,15 @@ def write_curves(path: Path, rows: list[dict]) -> None:
     for i, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, i + 1)
         axes.set_title(name, fontsize=9)
-        for split, style in (("train", {"lw": 1}), ("val", {"lw": 1, "marker": "o", "ms": 3})):
+        for split, style in CURVES.items():
             points = [(r["step"], r[f"{split}/{name}"]) for r in rows if r.get(f"{split}/{name}") is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label=split, **style)
+                axes.plot(*zip(*points, strict=True), label=split, lw=1, **style)
         if axes.lines:
             axes.legend(fontsize=7)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
+        axes.set_xlabel("step", fontsize=7)
     figure.savefig(path, dpi=100)
 
 

@@ -137,6 +137,7 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
 
 
 def count_parameters(params) -> int:
+    """Numbers in a tree of arrays or of their shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 

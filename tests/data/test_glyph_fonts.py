@@ -1,6 +1,8 @@
 """Reading glyphs from font files; the fonts are built here, or are the ones that matplotlib carries."""
 
+import errno
 import functools
+import os
 import struct
 from pathlib import Path
 
@@ -284,6 +286,29 @@ def test_a_folder_without_fonts_is_refused_by_name_also_beside_others(font, tmp_
     (tmp_path / "empty" / "data.npz").touch()
     with pytest.raises(UserError, match=r"config\.data\.path: no font found in '.*/empty': .*\.ttf, \.otf, \.ttc"):
         load_glyphs(f"{font(o=ring)},{tmp_path}/empty", "all", 256)
+
+
+def test_a_folder_that_cannot_be_opened_is_refused(font, tmp_path, monkeypatch):
+    font(o=ring)
+    (tmp_path / "locked").mkdir()
+
+    def scandir(path, real=os.scandir):
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"the folder .*/locked cannot be read: Permission denied"):
+        load_glyphs(str(tmp_path), "all", 256)
+
+
+def test_fonts_of_one_name_are_told_apart(font, tmp_path):
+    for folder in ("serif", "sans"):
+        (tmp_path / folder).mkdir()
+        font(f"{folder}/Regular.ttf", o=ring)
+    font("Bold.ttf", o=ring)
+    glyphs, _ = load_glyphs(str(tmp_path), "all", 256)
+    assert [glyph.font for glyph in glyphs] == ["Bold", "sans/Regular.ttf", "serif/Regular.ttf"]
 
 
 def test_a_link_that_leads_nowhere_is_skipped_and_named(font, tmp_path):

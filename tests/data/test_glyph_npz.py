@@ -64,6 +64,8 @@ def test_topology_is_derived_only_where_it_is_missing(arrays, save):
     assert glyphs_of(save(arrays))[0].topology.tolist() == [1, 0, 0, 0, 0, 2, 0, 0, 0, 4]
     arrays["seq_topo"] = np.full((3, LENGTH), 7, np.uint8)
     assert glyphs_of(save(arrays))[0].topology.tolist() == [7] * 10
+    arrays["seq_topo"] = np.full((3, LENGTH), 0x101, np.int16)  # higher bits are ignored
+    assert glyphs_of(save(arrays))[0].topology.tolist() == [1] * 10
 
 
 def test_defaults_of_what_may_be_missing(arrays, save):
@@ -119,6 +121,7 @@ BROKEN = {
     "contours that go back": ("contour_ids", slice(None), [0, 1, 1, 0] + [-1] * 8, MISCOUNTED, "contour_ids[1, 3] = 0"),
     "a contour left out": ("contour_ids", 3, 2, MISCOUNTED, "contour_ids[1, 3] = 2"),
     "contour ids in part": ("contour_ids", 0, -1, MISCOUNTED, "contour_ids[1, 0] = -1"),
+    "drawing before M": ("seq_cmd", 1, Z, "row that draws before its first M", "seq_cmd[1, 1] = 5"),
     "an id on END alone": ("contour_ids", slice(0, 4), -1, MISCOUNTED, "contour_ids[1, 0] = -1"),
 }
 
@@ -148,7 +151,7 @@ def test_each_broken_row_counts_once_and_all_are_named(arrays, save):
 def test_what_the_writer_may_do_is_not_refused(arrays, save):
     """Everything that the specification leaves open, and the farthest control point of an outline near the square."""
     arrays["seq_arg"][0, 3] = [0, 4, 0, -4]
-    arrays["seq_cmd"][2, 1] = 4  # the reserved T
+    arrays["seq_cmd"][2, 2] = 4  # the reserved T
     arrays["norm"][0] = [0, 1e30, 1e30]
     # END with the id of the last contour, none, or one of its own; or no ids at all.
     for ids in ([0, 0, 0, 0, 0], [0, 0, 0, 0, -1], [0, 0, 0, 0, 1], [-1] * 5):

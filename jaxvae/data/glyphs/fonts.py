@@ -1,6 +1,8 @@
 """Glyphs from font files: TrueType and OpenType (quadratic or cubic), single fonts and collections."""
 
+import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -49,11 +51,11 @@ def find_fonts(places: Iterable[Path]) -> list[Path]:
     """The font files that existing files and folders mean, sorted; a folder is searched with all below it.
 
     Raises:
-      UserError: if a folder holds no font.
+      UserError: if a folder holds no font, or one in it cannot be opened.
     """
     found = set()
     for place in places:
-        fonts = {file for file in place.rglob("*") if _is_font(file)} if place.is_dir() else {place}
+        fonts = set(_fonts_below(place)) if place.is_dir() else {place}
         if not fonts:
             raise UserError(
                 f"config.data.path: no font found in {str(place)!r}: a folder has to hold {', '.join(FONT_SUFFIXES)}, "
@@ -61,6 +63,14 @@ def find_fonts(places: Iterable[Path]) -> list[Path]:
             )
         found |= fonts
     return sorted(found)
+
+
+def _fonts_below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError):
+        raise UserError(f"config.data.path: the folder {error.filename} cannot be read: {error.strerror}")
+
+    for place, _, names in os.walk(folder, onerror=refuse):
+        yield from (file for name in names if _is_font(file := Path(place, name)))
 
 
 def _is_font(file: Path) -> bool:
@@ -87,6 +97,17 @@ def parse_charset(charset: str) -> list[range]:
     return ranges
 
 
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """A name for every font file: its stem, or as much of its path as tells it from the others."""
+    longest = max((len(path.parts) for path in paths), default=0)
+    names = [path.stem for path in paths]
+    for depth in range(1, longest + 1):
+        shared = {name for name, times in Counter(names).items() if times > 1}
+        tails = ["/".join(path.parts[-depth:]) for path in paths]
+        names = [tail if name in shared else name for name, tail in zip(names, tails, strict=True)]
+    return names
+
+
 def read_fonts(paths: Sequence[Path], charset: str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
     """One example per glyph of every face, with the lowest of its code points, in the order of code points.
 
@@ -98,7 +119,7 @@ def read_fonts(paths: Sequence[Path], charset: str, max_tokens: int) -> tuple[li
     """
     ranges = parse_charset(charset)
     glyphs, skipped = [], Skipped()
-    for path in paths:
+    for path, font_name in zip(paths, short_names(paths), strict=True):
         try:
             content = path.read_bytes()
             faces = _count_faces(content)
@@ -109,7 +130,7 @@ def read_fonts(paths: Sequence[Path], charset: str, max_tokens: int) -> tuple[li
         for index in range(faces):
             which = f"#{index}" if faces > 1 else ""
             try:
-                face = _Face(content, index, path.stem + which)
+                face = _Face(content, index, font_name + which)
             except Exception as error:
                 _refuse(f"{path}{which}", error, len(paths) * faces, skipped)
                 continue

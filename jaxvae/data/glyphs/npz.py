@@ -79,7 +79,8 @@ def read_npz(path: Path | str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
             skipped.add(reason, f"{glyph_label(path.stem, name, codepoint)}: {where}")
             continue
         row_commands = commands[row][valid].astype(np.int32)
-        topology = arrays["seq_topo"][row][valid] if "seq_topo" in arrays else topology_bits(row_commands)
+        # Higher bits mean nothing, and only the lowest three are read.
+        topology = arrays["seq_topo"][row][valid] & 7 if "seq_topo" in arrays else topology_bits(row_commands)
         glyph = Glyph(
             commands=row_commands,
             coords=coords[row][valid].astype(np.float32),

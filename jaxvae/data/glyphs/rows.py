@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from jaxvae.outlines import END
+from jaxvae.outlines import END, L, M, Q, Z
 
 # Rows of the table in which the model looks up contour ids.
 MAX_CONTOURS = 4096
@@ -41,7 +41,8 @@ def broken_rows(
 
     A row is sound if it has a valid token and, among its valid tokens, one END, on the last; finite coordinates of at
     most `MAX_COORDINATE`, also where a command has no use for them, as the model reads all four; contour ids below
-    `MAX_CONTOURS` that are all -1 or, before END, count 0, 1, ... in stored order; and a finite norm.
+    `MAX_CONTOURS` that are all -1 or, before END, count 0, 1, ... in stored order; a finite norm; and an M before
+    anything is drawn.
     """
     broken: dict[int, tuple[str, str]] = {}
     for reason, key, values, wrong in _faults(commands, coords, contour_ids, norm, valid):
@@ -59,6 +60,9 @@ def _faults(commands, coords, ids, norm, valid) -> Iterator[_Fault]:
     yield _Fault(
         "row without END on the last valid token alone", "seq_cmd", commands, valid & ((commands == END) != is_last)
     )
+    begun = np.cumsum(valid & (commands == M), axis=1) > 0
+    early = valid & np.isin(commands, (L, Q, Z)) & ~begun
+    yield _Fault("row that draws before its first M", "seq_cmd", commands, early)
     used = valid[..., None]
     yield _Fault("row with a coordinate that is not finite", "seq_arg", coords, used & ~np.isfinite(coords))
     far = used & (np.abs(coords) > MAX_COORDINATE)

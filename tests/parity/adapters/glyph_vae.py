@@ -73,14 +73,20 @@ def task_of(case, **overrides):
     keys = ("embed", "heads", "enc_xlayers", "vec_layers", "patch", "zdim", "max_len", "dec_layers")
     changes = {f"model.{key}": given[key] for key in keys if key in given}
     changes |= {f"loss.{key}": given[key] for key in ("l1_weight", "ce_weight") if key in given}
+    changes["model.decoder_image"] = "full" if has_image(case) else "none"
     changes |= {"loss.free_bits_mode": "per_dim", "precision.compute": "float32", **overrides}
     config.update_from_flattened_dict(changes)
     return GlyphVAETask(config)
 
 
+def has_image(case):
+    """Whether the decoder sees the image; cases of the whole model that do not say so have it."""
+    return case.config.get("use_pixel_cross_attn", True)
+
+
 def table_of(case):
     c = case.config
-    return names.glyph_vae(c["vec_layers"], c["enc_xlayers"], c["dec_layers"])
+    return names.glyph_vae(c["vec_layers"], c["enc_xlayers"], c["dec_layers"], has_image(case))
 
 
 # Data
@@ -269,8 +275,8 @@ def encoder(case):
 
 def decoder(case):
     c, i = case.config, on_device(case.inputs)
-    image = c["use_pixel_cross_attn"]
-    model = Decoder(c["embed"], c["heads"], c.get("patch", 16), c["dec_layers"], c["max_len"], image=image)
+    image = has_image(case)
+    model = Decoder(c["embed"], c["heads"], c["patch"], c["dec_layers"], c["max_len"], image=image)
     sdf = (i["stage_sdf"][:, 0]) if image else None
     decoding = model.apply(params_of(case, names.decoder(c["dec_layers"], image)), i["z"], sdf, i["seq_mask"])
     found = outputs(logits_cmd=decoding.logits, pred_arg=decoding.coords, dec_slots=decoding.slots)
