@@ -136,7 +136,7 @@ class Range(Monitor):
 KINDS = {"early_stop": EarlyStop, "plateau": Plateau, "range": Range}
 
 
-def make_monitors(rows: Mapping[str, Mapping]) -> dict[str, Monitor]:
+def make_monitors(rows) -> dict[str, Monitor]:
     """{name: monitor} of the rows of `config.monitors`; a row whose `metric` is '' is off."""
     on = {name: dict(row.items()) for name, row in rows.items() if row["metric"]}
     return {name: KINDS[row.pop("kind")](**row) for name, row in on.items()}

@@ -48,9 +48,7 @@ def constant(k):
 
 
 def cosine(length: int, end: float, rise: bool = False, recursion: bool = False) -> Curve:
-    """Half a cosine from 1 down to `end`: end + (1 - end) (1 + cos(pi k / length)) / 2.
-
-    Source: Loshchilov and Hutter 2017 (SGDR), equation 5.
+    """Half a cosine over `length` updates.
 
     Args:
       rise: go on along the cosine after `length`, up again, as torch's CosineAnnealingLR does; else stay at `end`.
@@ -60,8 +58,7 @@ def cosine(length: int, end: float, rise: bool = False, recursion: bool = False)
     """
 
     def share(k):
-        angle = math.pi * (k if rise else jnp.minimum(k, length)) / length
-        return end + (1 - end) * (1 + jnp.cos(angle)) / 2
+        return half_cosine((k if rise else jnp.minimum(k, length)) / length, end)
 
     if not recursion or length == 1:
         return share
@@ -75,7 +72,7 @@ def cosine_restarts(first: int, factor: int, end: float) -> Curve:
     Source: Loshchilov and Hutter 2017 (SGDR); torch's CosineAnnealingWarmRestarts (T_0, T_mult).
     """
     if factor == 1:
-        return lambda k: cosine(first, end)(k % first)
+        return lambda k: half_cosine(k % first / first, end)
 
     starts, lengths = [0], [first]
     while starts[-1] + lengths[-1] < 2**31:  # what a clock can reach
@@ -84,9 +81,17 @@ def cosine_restarts(first: int, factor: int, end: float) -> Curve:
 
     def share(k):
         cycle = jnp.searchsorted(jnp.array(starts), k, side="right") - 1
-        return cosine(jnp.array(lengths, jnp.float32)[cycle], end)(k - jnp.array(starts)[cycle])
+        return half_cosine((k - jnp.array(starts)[cycle]) / jnp.array(lengths, jnp.float32)[cycle], end)
 
     return share
+
+
+def half_cosine(fraction, end: float):
+    """From 1 at `fraction` 0 down to `end` at 1: end + (1 - end) (1 + cos(pi fraction)) / 2.
+
+    Source: Loshchilov and Hutter 2017 (SGDR), equation 5.
+    """
+    return end + (1 - end) * (1 + jnp.cos(math.pi * fraction)) / 2
 
 
 def exponential(rate: float, steps: int) -> Curve:
