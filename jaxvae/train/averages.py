@@ -22,7 +22,7 @@ def weight_at(row, clock):
     """
     weight = 1.0 - row.decay
     if row.power:
-        weight = jnp.maximum(weight, (1.0 + clock - row.start) ** -row.power)
+        weight = jnp.maximum(weight, (1.0 + jnp.maximum(clock - row.start, 0)) ** -row.power)
     if row.start:
         weight = jnp.where(clock <= row.start, 1.0, weight)
     if row.every > 1:
