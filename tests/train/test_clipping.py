@@ -40,6 +40,12 @@ def test_gradients_beyond_the_limit_keep_their_direction():
     jax.tree.map(lambda c, g: np.testing.assert_allclose(c, g / 4, rtol=1e-6), clipped, of_norm(20.0))
 
 
+def test_the_norm_is_padded_as_pytorch_pads_it():
+    clip = clip_by_global_norm(1e-6)
+    clipped, _ = clip.update(of_norm(1e-6), clip.init(None))
+    assert float(optax.tree.norm(clipped)) == pytest.approx(1e-6 * 1e-6 / (1e-6 + 1e-6), rel=1e-5)
+
+
 def test_gradients_of_nothing_stay_nothing():
     clip = clip_by_global_norm(5.0)
     clipped, _ = clip.update(of_norm(0.0), clip.init(None))
