@@ -17,7 +17,7 @@ from jaxvae.stats import compute, merge
 from jaxvae.tasks.task import example_keys
 from jaxvae.train.evaluate import Evaluator
 from jaxvae.train.loop import train
-from jaxvae.train.optim import make_optimizer, make_schedule
+from jaxvae.train.optim import optimizer_for
 from jaxvae.train.sharding import make_mesh
 from jaxvae.train.state import create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
@@ -38,22 +38,12 @@ class Bench:
         self.plan = Plan(self.sources["train"], self.config.data.batch_size, self.config.seed)
         self.rows = self.config.data.batch_size
         self.batch = assemble(self.plan, self.plan.batch(0), self.rows)
-        self.optimizer = make_optimizer(self.config)
-        self.schedule = make_schedule(self.config, 10)
-        self.state = jax.jit(
-            lambda: create_state(
-                self.task,
-                self.optimizer,
-                self.config.optim.ema,
-                self.task.statistics(self.sources),
-                self.batch,
-                self.config.seed,
-            )
-        )()
+        self.optimizer = optimizer_for(self.task, self.config, self.batch, 10)
+        statistics = self.task.statistics(self.sources)
+        self.state = jax.jit(lambda: create_state(self.task, self.optimizer, self.config, statistics, self.batch))()
 
-    def step(self, config=None):
-        task = self.task if config is None else tasks.build(config)
-        return jax.jit(make_train_step(task, self.optimizer, self.schedule, config or self.config))
+    def step(self):
+        return jax.jit(make_train_step(self.task, self.optimizer, self.config))
 
     def draws(self, batch):
         return self.task.draws(example_keys(jax.random.key(0), jnp.arange(len(batch["valid"]))), batch)
@@ -61,7 +51,7 @@ class Bench:
     def loss_and_grads(self, batch, draws=None, totals=None):
         run = jax.jit(functools.partial(loss_and_grads, self.task))
         draws = self.draws(batch) if draws is None else draws
-        return run(self.state.params, self.state.collections, batch, draws, totals, 1)
+        return run(self.state, batch, draws, totals, 1)[:3]
 
 
 @functools.cache
@@ -117,9 +107,9 @@ def test_micro_batches_equal_one_batch(name, accum):
     batch = dict(b.batch, valid=np.arange(b.rows) < b.rows - 1)
     config = tiny_config(name, optim__accum=accum, optim__name="sgd", optim__clip__norm=0.0)
     whole = tiny_config(name, optim__name="sgd", optim__clip__norm=0.0)
-    sgd = make_optimizer(whole)
-    state = b.state.replace(opt_state=sgd.init(b.state.params))
-    results = [jax.jit(make_train_step(b.task, sgd, b.schedule, c))(state, batch) for c in (whole, config)]
+    sgd = optimizer_for(b.task, whole, b.batch, 10)
+    state = b.state.replace(opt_state=sgd.transformation.init(b.state.params))
+    results = [jax.jit(make_train_step(b.task, sgd, c))(state, batch) for c in (whole, config)]
     (one, one_stats), (many, many_stats) = results
     close(compute(many_stats), compute(one_stats), 2e-5, "statistics ")
     moved = [jax.tree.map(lambda a, b: a - b, s.params, state.params) for s in (one, many)]
@@ -242,7 +232,7 @@ b = Bench({name!r}, optim__name="sgd", optim__clip__norm=0.0, optim__accum={accu
 mesh = make_mesh(b.config)
 shardings = state_shardings(mesh, b.state)
 step = jax.jit(
-    make_train_step(b.task, b.optimizer, b.schedule, b.config),
+    make_train_step(b.task, b.optimizer, b.config),
     in_shardings=(shardings, batch_sharding(mesh)), out_shardings=(shardings, replicated(mesh)),
 )
 state = jax.device_put(b.state, shardings)

@@ -49,6 +49,8 @@ def command_accuracy(tokens: Tokens, commands: jax.Array) -> Mean:
 class GlyphVAETask:
     """See `jaxvae.tasks.task.Task`. Construction checks the configuration and reads nothing."""
 
+    batch_coupled = ""
+    float16_unsafe = ""
     captions: ClassVar = {"reconstruction": "targets above, reconstructions with z = posterior mean below"}
 
     def __init__(self, config):

@@ -10,6 +10,7 @@ and ablations get slices of the same draws. So neither the number of micro-batch
 what an example sees, and recorded noise can be put in place of the draws.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -24,9 +25,16 @@ Picture = Any  # float array [height, width] or [height, width, 3] in [0, 1]; ro
 
 
 class Aux(NamedTuple):
-    """What a training pass reports beside its loss terms."""
+    """What a training pass reports beside its loss terms.
+
+    Attributes:
+      stats: metrics, additive.
+      additions: what the model's own collections (an EMA codebook, running averages) are updated from: additive
+        arrays, summed over micro-batches and devices before `update` sees them. {} for most.
+    """
 
     stats: Stats
+    additions: Mapping[str, Any] = {}  # a pytree, and never written to
 
 
 @runtime_checkable
@@ -35,9 +43,14 @@ class Task(Protocol):
 
     Attributes:
       captions: what is to be seen in each picture of `show`, by its name.
+      batch_coupled: why a micro-batch alone cannot know its share of the loss, even with `totals` (contrastive
+        terms, batch normalisation); '' where it can. Such a task is refused with `optim.accum` > 1.
+      float16_unsafe: why the model cannot be trained in float16; '' where it can.
     """
 
     captions: dict[str, str]
+    batch_coupled: str
+    float16_unsafe: str
 
     def sources(self, report) -> dict[str, Source]:
         """{'train': ..., 'val': ...}. `report(line)` says what was read and what was left out."""
@@ -78,6 +91,15 @@ class Task(Protocol):
 
     def show(self, variables: Variables, batch: Batch, draws: Draws) -> dict[str, Picture]:
         """Pictures of what the model does with these examples."""
+        ...
+
+
+@runtime_checkable
+class UpdatingTask(Task, Protocol):
+    """A task whose model has collections that training changes without a gradient."""
+
+    def update(self, collections: dict[str, Any], additions: Mapping[str, Any]) -> dict[str, Any]:
+        """The collections after an update, from the `additions` of the whole batch."""
         ...
 
 

@@ -21,7 +21,7 @@ from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.evaluate import Evaluator
 from jaxvae.train.length import changes, last_step
 from jaxvae.train.lock import RunLock
-from jaxvae.train.optim import make_optimizer, make_schedule
+from jaxvae.train.optim import optimizer_for
 from jaxvae.train.sharding import batch_sharding, make_mesh, replicated, state_shardings
 from jaxvae.train.state import State, create_state
 from jaxvae.train.step import make_train_step
@@ -82,12 +82,12 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
     evaluator = Evaluator(task, sources["val"], batch_size, rows, config.data.workers, mesh)
     total_steps = last_step(config.train.total_steps, config.train.epochs, plan.steps_per_epoch)
 
-    optimizer = make_optimizer(config)
     statistics = task.statistics(sources)
     batch = assemble(plan, plan.batch(0), rows)
+    optimizer = optimizer_for(task, config, batch, total_steps)
 
     def create(batch):
-        return create_state(task, optimizer, config.optim.ema, statistics, batch, config.seed)
+        return create_state(task, optimizer, config, statistics, batch)
 
     # Shapes, then shardings, then weights that are born where they belong.
     shapes = jax.eval_shape(create, batch)
@@ -110,7 +110,7 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
     run.rewind(step if memory else -1, task.captions)
 
     train_step = jax.jit(
-        make_train_step(task, optimizer, make_schedule(config, total_steps), config),
+        make_train_step(task, optimizer, config),
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,

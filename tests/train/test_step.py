@@ -20,8 +20,8 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
     assert compute(stats)["lr"] > 0, "known, whatever the gradient"
     clean = step(b.state, b.batch)[1]
     assert compute(merge(clean, stats))["loss"] == compute(clean)["loss"], "the interval's row stays readable"
-    assert state.step == b.state.step + 1
-    unchanged = ("params", "opt_state", "ema")
+    assert state.step == b.state.step + 1 and state.updates == b.state.updates and state.skips == 1
+    unchanged = ("params", "opt_state", "ema", "collections")
     jax.tree.map(
         np.testing.assert_array_equal,
         [getattr(state, name) for name in unchanged],
@@ -29,7 +29,7 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
     )
     # And it learns again from the next batch.
     state, stats = step(state, b.batch)
-    assert compute(stats)["skipped"] == 0
+    assert compute(stats)["skipped"] == 0 and state.skips == 0 and state.updates == 1
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (state.params, b.state.params)), strict=True))
 
 

@@ -28,8 +28,9 @@ from jaxvae.nn.positions import sinusoid_1d, sinusoid_2d
 from jaxvae.outlines import NUM_COMMANDS, check_prefix, decode, loss_masks, to_svg_path, to_text
 from jaxvae.stats import Mean
 from jaxvae.tasks.glyph_vae import GlyphVAETask
-from jaxvae.train.optim import clip_by_global_norm, make_optimizer, make_schedule
-from jaxvae.train.state import create_state
+from jaxvae.train.clipping import clip_by_global_norm
+from jaxvae.train.optim import optimizer_for
+from jaxvae.train.state import State, create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
 
 
@@ -381,7 +382,7 @@ def gradients(case):
 
     @jax.jit
     def run(params):
-        grads, terms, stats = loss_and_grads(task, params, collections, batch, draws, None, 1)
+        grads, terms, stats, _ = loss_and_grads(task, State(params, collections=collections), batch, draws, None, 1)
         encoding, decoding = task.model.apply({"params": params}, tokens_of(i), batch["sdf"], draws["eps"])
         return grads, terms, stats, encoding.posterior, decoding
 
@@ -416,12 +417,12 @@ def train_steps(case):
         "optim.clip.norm": c["grad_clip"],
     }
     task, table = RecordedNoise(task_of(case, **overrides).config), table_of(case)
-    optimizer = make_optimizer(task.config)
     batch = batch_of(i)
+    optimizer = optimizer_for(task, task.config, batch, c["steps"])
     statistics = {"class_weight": i["class_weight"]}
-    state = create_state(task, optimizer, task.config.optim.ema, statistics, batch, seed=0)
+    state = create_state(task, optimizer, task.config, statistics, batch)
     state = state.replace(params=on_device(to_flax(table, case.weights)))
-    step = jax.jit(make_train_step(task, optimizer, make_schedule(task.config, c["steps"]), task.config))
+    step = jax.jit(make_train_step(task, optimizer, task.config))
     rows = []
     for eps in i["eps"]:
         state, stats = step(state, batch | {"eps": jnp.asarray(eps)})
