@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from adapters.common import outputs
+from adapters.common import follow_gradients, outputs, settings
 
 from jaxvae.config import ema_row
 from jaxvae.train.averages import update_average, weight_at
@@ -28,8 +28,28 @@ def ema_sequence(case):
     )
 
 
+def optimizer_sequence(case):
+    c = case.config
+    config = settings(
+        {
+            "optim.name": "adam",
+            "optim.lr": c["lr"],
+            "optim.b1": c["b1"],
+            "optim.b2": c["b2"],
+            "optim.eps": c["eps"],
+            "optim.weight_decay": c["weight_decay_l2"],
+            "optim.decay_on": "all",
+            "optim.clip.norm": c["max_grad_norm"],
+            "optim.accum": c["accum"],
+        }
+    )
+    gradients = {name: case.inputs[f"grad_{name}"] for name in case.weights}
+    return follow_gradients(config, case.weights, gradients)
+
+
 KINDS = {
     "ema_sequence": ema_sequence,
+    "optimizer_sequence": optimizer_sequence,
 }
 
 LATER = {
@@ -52,7 +72,6 @@ LATER = {
     "kl_vae_blocks",
     "linear_attention",
     "noise_schedule",
-    "optimizer_sequence",
     "rms_norm",
     "supcon_loss",
     "time_embedding",

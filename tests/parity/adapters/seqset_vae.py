@@ -1,13 +1,25 @@
 """Golden cases of the SeqSetVAE: arrays renamed, jaxvae called."""
 
 import numpy as np
-from adapters.common import learning_rates, outputs
+from adapters.common import follow_gradients, learning_rates, outputs, settings
 from cases import check
 
-from jaxvae.config import plateau_row
+from jaxvae.config import group_row, plateau_row
 from jaxvae.health.monitors import make_monitors
 
 MICRO = 1e6  # learning rates are stored in millionths
+
+
+def optimizer(case):
+    """Group i is the parameter i alone, with its learning rate and weight decay."""
+    c = case.config
+    config = settings({"optim.lr": c["lr"], "optim.weight_decay": 1.0, "optim.clip.norm": c["clip"]})
+    config.optim.decay_on = "all"
+    for i, (lr, decay) in enumerate(c["groups"]):
+        config.optim.groups[f"group_{i}"] = group_row(f"^param_{i}$", lr / c["lr"], float(decay))
+    params = {name: array for name, array in case.inputs.items() if name.startswith("param_")}
+    gradients = {name: case.inputs[name.replace("param_", "grad_")][:, None] for name in params}
+    return follow_gradients(config, params, gradients)
 
 
 def plateau(case):
@@ -37,6 +49,7 @@ def compare_of_max(case, name, got, want):
 
 
 KINDS = {
+    "optimizer": optimizer,
     "plateau": plateau,
     "cosine_restarts": cosine_restarts,
 }
@@ -65,7 +78,6 @@ LATER = {
     "model_finetune",
     "model_joint",
     "model_pretrain",
-    "optimizer",
     "planar_flow",
     "pma",
     "recency_mask",
