@@ -29,7 +29,7 @@ from jaxvae.data.loader import assemble
 from jaxvae.data.plan import PlannedBatch
 from jaxvae.errors import UserError
 from jaxvae.train.setup import Setup, count_parameters, prepare
-from jaxvae.train.sharding import put_batch
+from jaxvae.train.sharding import batch_sharding, put
 
 _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Time the task's twin in this framework as well.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Timed steps.", lower_bound=1)
@@ -71,10 +71,11 @@ def choose_batch(setup: Setup, capacity: tuple[int, ...]) -> PlannedBatch:
     Raises:
       UserError: if the data has no such capacity, or every batch is wider.
     """
-    capacities = [tuple(found) for found in setup.sources["train"].capacities]
+    capacities = [tuple(found) for found in setup.parts.sources["train"].capacities]
     largest = capacities[-1]
     capacity = capacity or largest
-    epoch = [setup.plan.batch(step) for step in range(setup.plan.steps_per_epoch)]
+    plan = setup.parts.plan
+    epoch = [plan.batch(step) for step in range(plan.steps_per_epoch)]
     fitting = [planned for planned in epoch if fits(planned.capacity, capacity)]
     if len(capacity) != len(largest) or not fits(capacity, largest) or not fitting:
         asked = ",".join(map(str, capacity))
@@ -92,9 +93,9 @@ class JaxvaeStep:
     """The compiled train step on one batch; every call makes an update and waits for it."""
 
     def __init__(self, setup: Setup, batch: dict[str, np.ndarray]):
-        self.state, self.batch = setup.state, put_batch(batch, setup.mesh)
+        self.state, self.batch = setup.state, put(batch, batch_sharding(setup.parts.mesh))
         since = time.perf_counter()
-        traced = setup.train_step.trace(self.state, self.batch)
+        traced = setup.dispatch.single.trace(self.state, self.batch)
         lowered = traced.lower()
         self.trace_s = time.perf_counter() - since
         self.compiled = lowered.compile()
@@ -102,14 +103,14 @@ class JaxvaeStep:
         self.flops = product_flops(traced.jaxpr.jaxpr)
 
     def __call__(self) -> dict[str, float]:
-        self.state, stats = jax.block_until_ready(self.compiled(self.state, self.batch))
+        self.state, stats, _ = jax.block_until_ready(self.compiled(self.state, self.batch))
         return stats
 
 
 def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> dict:
     """All numbers, JSON-able; times in seconds, memory in bytes."""
-    config = setup.config
-    batch = assemble(setup.plan, planned, setup.rows)
+    config = setup.parts.config
+    batch = assemble(setup.parts.plan, planned, setup.parts.rows)
     parameters = count_parameters(setup.state.params)
     step = JaxvaeStep(setup, batch)
     numbers = {

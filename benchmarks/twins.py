@@ -86,7 +86,7 @@ def prove_equal(setup, step, twin: Twin) -> dict[str, float]:
     state = jax.tree.map(lambda x: x.copy(), setup.state)  # the step eats it
     state = state.replace(step=jax.device_put(np.int32(updates), setup.state.step.sharding))
     key = jax.random.fold_in(jax.random.fold_in(state.key, TRAIN), updates)
-    draws = setup.task.draws(example_keys(key, jnp.arange(setup.rows)), step.batch)
+    draws = setup.parts.task.draws(example_keys(key, jnp.arange(setup.parts.rows)), step.batch)
     _, stats = step.compiled(state, step.batch)
     theirs = twin.losses(jax.tree.map(np.asarray, draws))
     names = [name for name in stats if name in ("loss", "grad_norm") or name.startswith("term_")]

@@ -35,7 +35,11 @@ MAY_CHANGE = (
     "train.eval_every",
     "train.sample_every",
     "train.save_every",
-    "train.keep",
+    "train.keep",  # and keep_best, keep_every
+    "train.best_",
+    "train.max_skips",
+    "train.replica_check_every",
+    "monitors.",
     "train.eval_weights",
     "parallel.",
     "data.workers",

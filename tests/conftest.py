@@ -10,6 +10,9 @@ import pytest
 
 # Before anything imports jax. Whoever wants to run the tests elsewhere sets the variables.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Many tests compile the same small programs: the second takes them from here.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 # No deadlines: the first example of a test may compile, and other work may hold the cores.

@@ -45,6 +45,9 @@ class Bench:
     def step(self):
         return jax.jit(make_train_step(self.task, self.optimizer, self.config))
 
+    def evaluator(self, batch_size, rows):
+        return Evaluator(self.task, self.sources["val"], batch_size, rows, 1, make_mesh(self.config), self.config)
+
     def draws(self, batch):
         return self.task.draws(example_keys(jax.random.key(0), jnp.arange(len(batch["valid"]))), batch)
 
@@ -142,7 +145,7 @@ def test_evaluation_does_not_depend_on_how_the_set_is_cut(name):
     b = bench(name)
     variables, key, results = b.state.variables(), b.state.key, []
     for batch_size in (3, 8):
-        evaluator = Evaluator(b.task, b.sources["val"], batch_size, 8, 1, make_mesh(b.config))
+        evaluator = b.evaluator(batch_size, 8)
         results.append(evaluator.evaluate(variables, key, 0))
         seen = np.concatenate([np.asarray(x["index"])[np.asarray(x["valid"])] for x in evaluator.batches()])
         assert sorted(seen) == list(range(len(b.sources["val"]))), "each example exactly once"
@@ -178,7 +181,7 @@ def test_latents_are_ablated_alike_however_the_set_is_cut(name):
     variables, key, found = b.state.variables(), b.state.key, []
     # The second with padding in the last batch, the third with nothing but one example in each.
     for batch_size, rows in ((4, 4), (3, 8), (1, 1)):
-        evaluator = Evaluator(b.task, b.sources["val"], batch_size, rows, 1, make_mesh(b.config))
+        evaluator = b.evaluator(batch_size, rows)
         found.append(ablate(b.task, variables, evaluator.pairs(), key))
         for batch, other in evaluator.pairs():
             valid = np.asarray(batch["valid"] & other["valid"])
@@ -192,7 +195,7 @@ def test_latents_are_ablated_alike_however_the_set_is_cut(name):
 
 def test_another_example_has_another_latent(name):
     b = bench(name)
-    (batch, other), *_ = Evaluator(b.task, b.sources["val"], 4, 4, 1, make_mesh(b.config)).pairs()
+    (batch, other), *_ = b.evaluator(4, 4).pairs()
     reconstruct = jax.jit(b.task.reconstruct)
     latents = jax.jit(lambda v, batch: b.task.latents(v, batch, b.draws(batch), "mean"))
     variables = b.state.variables()
@@ -225,7 +228,7 @@ import sys; sys.path.insert(0, "tests")
 import jax, numpy as np
 from test_tasks import Bench
 from jaxvae.stats import compute
-from jaxvae.train.sharding import batch_sharding, make_mesh, put_batch, replicated, state_shardings
+from jaxvae.train.sharding import batch_sharding, make_mesh, put, replicated, state_shardings
 from jaxvae.train.step import make_train_step
 
 b = Bench({name!r}, optim__name="sgd", optim__clip__norm=0.0, optim__accum={accum}, parallel__fsdp={fsdp})
@@ -237,7 +240,7 @@ step = jax.jit(
 )
 state = jax.device_put(b.state, shardings)
 for i in range(3):
-    state, stats = step(state, put_batch(b.batch, mesh))
+    state, stats = step(state, put(b.batch, batch_sharding(mesh)))
     print(repr(float(compute(stats)["loss"])), repr(float(compute(stats)["grad_norm"])))
 """
 

@@ -5,6 +5,7 @@ s, and several hosts ask the same plan for their own rows.
 """
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -33,10 +34,12 @@ class Plan:
       batch_size: examples per batch.
       seed: of order and draws.
       shuffle: False keeps batches from small to large (evaluation).
+      run_length: so many batches of one capacity follow each other, so that a device can take them at once.
     """
 
-    def __init__(self, source: Source, batch_size: int, seed: int, shuffle: bool = True):
+    def __init__(self, source: Source, batch_size: int, seed: int, shuffle: bool = True, run_length: int = 1):
         self.source, self.batch_size, self.seed, self.shuffle = source, batch_size, seed, shuffle
+        self.run_length = run_length
         self.steps_per_epoch = -(-len(source) // batch_size)
         # Two epochs: a prefetching loader looks across the boundary.
         self._epoch = functools.lru_cache(maxsize=2)(self._plan_epoch)
@@ -57,9 +60,13 @@ class Plan:
             indices = order[start : start + self.batch_size]
             capacity = tuple(self.source.capacities[bucket[indices].max()])
             batches.append(PlannedBatch(capacity, indices, draws[indices]))
-        if self.shuffle:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-        return batches
+        if not self.shuffle:
+            return batches
+        runs = []
+        for _, alike in itertools.groupby(batches, key=lambda batch: batch.capacity):
+            alike = list(alike)
+            runs += [alike[i : i + self.run_length] for i in range(0, len(alike), self.run_length)]
+        return [batch for i in rng.permutation(len(runs)) for batch in runs[i]]
 
 
 def partners(source: Source, draws: np.ndarray) -> np.ndarray:

@@ -1,84 +1,243 @@
 """Checkpoints: orbax behind one file.
 
-A checkpoint holds the state and, beside it, the host's memory (`extra`, JSON), both of the same moment.
+A checkpoint holds the state and, beside it as JSON, what the host remembered at the same moment and the digests of
+both, because orbax itself hands out flipped bytes without complaint.
 """
 
 import contextlib
-import logging
-import sys
+import hashlib
+import json
+import math
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint import checkpoint_managers as policies
 from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
 from jaxvae.errors import UserError
+from jaxvae.train.digest import digests
+from jaxvae.train.orbax_noise import one_exception
+from jaxvae.train.patterns import by_name
 from jaxvae.train.state import State
 
 
+class Restored(NamedTuple):
+    """A state with the host's memory of the same moment, and a line for every damaged checkpoint passed over."""
+
+    state: State
+    memory: dict[str, Any]
+    notes: list[str]
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or not as it was written."""
+
+
 class Checkpoints:
-    """The checkpoints in a folder: saves in the background, keeps the newest `keep`, restores the newest.
+    """The checkpoints in a folder: saves in the background, restores the newest that is sound.
 
     Constructing and restoring touch nothing; the first `save` makes the folder. What a killed process left half-written
     counts as nothing, and is replaced when its step is saved again.
+
+    Args:
+      keep: newest checkpoints kept.
+      keep_best: kept beside them, those with the best metric.
+      best_mode: 'min' or 'max', what best means.
+      keep_every: checkpoints at multiples of it are kept for good; 0 = none.
     """
 
-    def __init__(self, folder: str | Path, keep: int):
+    def __init__(
+        self, folder: str | Path, keep: int = 1, keep_best: int = 0, best_mode: str = "min", keep_every: int = 0
+    ):
         self.folder = Path(folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away, or choose another --workdir")
+        kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
+        if keep_best:
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=_metric,
+                    reverse=best_mode == "min",
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        if keep_every:
+            kept.append(policies.EveryNSteps(keep_every))
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
                 create=False,
-                preservation_policy=checkpoint_managers.LatestN(keep),
+                # One policy of several: with max_to_keep and best_fn alone, orbax drops the newest.
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                best_fn=_metric if keep_best else None,
+                best_mode=best_mode,
                 # Without the marker file an empty folder would count as the newest checkpoint.
                 atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
             ),
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
+            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
         )
 
-    def latest_step(self) -> int | None:
-        return self.manager.latest_step()
+    def steps(self) -> list[int]:
+        """Steps of finished checkpoints, ascending."""
+        return sorted(self.manager.all_steps())
 
-    def save(self, step: int, state: State, extra: dict[str, Any]) -> None:
-        """Starts a save and returns; the arrays may be donated at once."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_plain(state)), extra=ocp.args.JsonSave(extra))
-        self.manager.save(step, args=args)
+    def save(self, step: int, state: State, memory: dict[str, Any], metric: float | None = None) -> None:
+        """Starts a save and returns; the arrays may be donated at once.
 
-    def restore(self, like: State) -> tuple[State, dict[str, Any]]:
-        """The newest checkpoint, placed like `like` (a state of shapes with shardings).
+        Args:
+          metric: what `keep_best` compares; a checkpoint without one, or with NaN, is never among the best.
 
         Raises:
-          UserError: if it cannot be read, or its arrays have other names, shapes or types than `like`.
+          UserError: if this save, or the one before it, cannot be written.
         """
-        step, target = self.manager.latest_step(), _plain(like)
-        path = self.folder / str(step)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), extra=ocp.args.JsonRestore())
-        try:
-            with _one_exception():
-                _check_same(path, self.manager.item_metadata(step)["state"].tree, target)
-                restored = self.manager.restore(step, args=args)
-        except UserError:
-            raise
-        except Exception as error:  # orbax raises whatever the layer that stumbled raises
-            why = (str(error).splitlines() or [""])[0][:200]
-            older = [s for s in self.manager.all_steps() if s < step]
-            way_out = f"remove that folder to continue from step {max(older)}, or " if older else ""
-            raise UserError(
-                f"checkpoint {path} is damaged ({type(error).__name__}: {why}): {way_out}choose another --workdir"
-            ) from error
-        state = State(**restored["state"])
-        return state.replace(key=jax.random.wrap_key_data(state.key)), restored["extra"]
+        plain = _plain(state)
+        extra = {"memory": memory, "digests": digests(plain)}
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(plain), extra=ocp.args.JsonSave(extra | {"sha256": _sha256(extra)})
+        )
+        comparable = metric is not None and math.isfinite(metric)
+        with self._writing(step):
+            self.manager.save(step, args=args, metrics={"metric": metric} if comparable else None)
+
+    def restore(self, like: State) -> Restored:
+        """The newest sound checkpoint, placed like `like` (a state of shapes with shardings).
+
+        Damaged ones are passed over; `set_aside` then makes room for their steps.
+
+        Raises:
+          UserError: if none can be read, or its arrays have other names, shapes or types than `like`.
+        """
+        damage: dict[int, str] = {}
+        for step in reversed(self.steps()):
+            try:
+                state, memory = self._restore(step, like)
+            except Damaged as error:
+                damage[step] = str(error)
+                continue
+            notes = [
+                f"checkpoint {self.folder / str(s)} is damaged ({why}) and set aside as {s}.damaged: continues from "
+                f"step {step}"
+                for s, why in damage.items()
+            ]
+            return Restored(state, memory, notes)
+        newest, why = next(iter(damage.items()))
+        raise UserError(
+            f"checkpoint {self.folder / str(newest)} is damaged ({why}) and there is no sound one before it: choose "
+            "another --workdir"
+        )
+
+    def set_aside(self, step: int) -> None:
+        """Renames checkpoints after `step`, which `restore` found damaged: their steps will be saved again."""
+        for later in self.steps():
+            if later > step:
+                target = self.folder / f"{later}.damaged"
+                shutil.rmtree(target, ignore_errors=True)
+                (self.folder / str(later)).rename(target)
+        self.manager.reload()
+
+    def arrays(self, step: int) -> dict[str, Any]:
+        """{name: an object with its shape and dtype} of every array of the state in a checkpoint.
+
+        Raises:
+          Damaged: if that cannot be read.
+        """
+        with _reading():
+            return by_name(self.manager.item_metadata(step)["state"].tree)
+
+    def read_memory(self, step: int) -> dict[str, Any]:
+        """What the host had saved with the checkpoint at `step`.
+
+        Raises:
+          Damaged: if it cannot be read.
+        """
+        return self._extra(step)["memory"]
+
+    def read(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
+        """Some arrays of the checkpoint at `step`: those of `target`, a part of `_plain` of its state.
+
+        Raises:
+          Damaged: if they cannot be read, or not as they were written.
+        """
+        args = jax.tree.map(
+            lambda s: ocp.ArrayRestoreArgs(sharding=s.sharding, global_shape=s.shape, dtype=s.dtype), target
+        )
+        restore = ocp.args.PyTreeRestore(item=target, restore_args=args, partial_restore=True)
+        with _reading():
+            state = self.manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+        written, found = self._extra(step)["digests"], digests(state)
+        for name, digest in found.items():
+            if written.get(name) != digest:
+                raise Damaged(f"{name} is not what was saved")
+        return state
 
     def wait(self) -> None:
-        """Until the save in progress is on disk; raises what went wrong in it."""
-        self.manager.wait_until_finished()
+        """Until the save in progress is on disk.
+
+        Raises:
+          UserError: if it could not be written.
+        """
+        with self._writing():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        self.manager.close()
+        with self._writing():
+            self.manager.close()
+
+    def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
+        target = _plain(like)
+        _check_same(self.folder / str(step), self.arrays(step), by_name(target))
+        state = State(**self.read(step, target))
+        return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
+
+    def _extra(self, step: int) -> dict[str, Any]:
+        with _reading():
+            extra = self.manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
+            if extra.pop("sha256") != _sha256(extra):
+                raise ValueError("the memory of the host is not what was saved")
+        return extra
+
+    @contextlib.contextmanager
+    def _writing(self, step: int | None = None):
+        """Turns what orbax raises when it cannot write into one line, and removes what it left half-written."""
+        try:
+            with one_exception():
+                yield
+        except Exception as error:  # orbax raises whatever the layer that stumbled raises
+            for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            which = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
+            intact = self.steps()
+            kept = f"step {intact[-1]} and those before it are intact" if intact else "there is none before it"
+            raise UserError(
+                f"{which} could not be written to {self.folder} ({_first_line(error)}): {kept}; make room and give "
+                "the same command again"
+            ) from error
+
+
+def _metric(metrics: dict[str, float]) -> float:
+    return metrics["metric"]
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+@contextlib.contextmanager
+def _reading():
+    """Turns what orbax raises when it cannot read into `Damaged`."""
+    try:
+        with one_exception():
+            yield
+    except Exception as error:
+        raise Damaged(_first_line(error)) from error
 
 
 def _plain(state: State) -> dict[str, Any]:
@@ -93,47 +252,17 @@ def _plain(state: State) -> dict[str, Any]:
     return plain
 
 
-@contextlib.contextmanager
-def _one_exception():
-    """Keeps orbax from printing tracebacks beside the exception that it raises.
-
-    When one of its reads fails, it closes the event loop to which all others report. They end some time later, so the
-    silence begins before the first and lasts after a failure.
-    """
-    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
-
-    def quiet(unraisable):
-        if "Event loop is closed" not in str(unraisable.exc_value):
-            hook(unraisable)
-
-    def retrieved(record):
-        return "exception was never retrieved" not in record.getMessage()
-
-    sys.unraisablehook = quiet
-    log.addFilter(retrieved)
-    yield
-    sys.unraisablehook = hook
-    log.removeFilter(retrieved)
-
-
-def _check_same(path: Path, found: Any, wanted: Any) -> None:
-    """Compares shapes and types by path: orbax casts types silently and reports shapes at great length."""
-
-    def describe(tree):
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): (tuple(leaf.shape), str(leaf.dtype))
-            for path, leaf in leaves
-        }
-
-    a, b = describe(found), describe(wanted)
-    for name in sorted(a.keys() | b.keys()):
-        if a.get(name) != b.get(name):
+def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Compares shapes and types by name: orbax casts types silently and reports shapes at great length."""
+    for name in sorted(found.keys() | wanted.keys()):
+        there, here = describe(found.get(name)), describe(wanted.get(name))
+        if there != here:
             raise UserError(
-                f"checkpoint {path} is of another architecture: {name} is {_text(a.get(name))} there and "
-                f"{_text(b.get(name))} here; give the run's own config or another --workdir"
+                f"checkpoint {path} is of another architecture: {name} is {there} there and {here} here; give the "
+                "run's own config or another --workdir"
             )
 
 
-def _text(leaf) -> str:
-    return "missing" if leaf is None else f"{leaf[1]}{list(leaf[0])}"
+def describe(leaf: Any) -> str:
+    """'float32[3, 4]' of an array or its description; 'missing' of None."""
+    return "missing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"

@@ -8,13 +8,13 @@ from rich.table import Column
 
 
 class TrainConsole:
-    """Progress of the updates from `start` to `stop`; `line` prints above the bar."""
+    """Progress of the updates from `start` to `stop`; `line` prints above the bar. Nothing is shown if `quiet`."""
 
-    def __init__(self, start: int, stop: int):
-        self.console = Console(highlight=False, soft_wrap=True)
+    def __init__(self, start: int, stop: int, quiet: bool = False):
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
         self.stop = stop
         self.progress = None
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not quiet:
             # The numbers take what is left of the line and are cut first.
             rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             self.progress = Progress(

@@ -22,12 +22,17 @@ class RunLock:
     it held; one that is missing is made by `keep`, when nothing else can be refused. The file itself stays for ever:
     whoever removed it could remove the one that another process has just locked.
 
+    Args:
+      folder: the run folder.
+      enabled: False locks nothing: of several processes that train together, the first holds the lock.
+
     Raises:
       UserError: if another process holds the lock, or the lock file cannot be written.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, enabled: bool = True):
         self.folder, self.path = Path(folder), Path(folder) / LOCK
+        self.enabled = enabled and fcntl is not None
         self.handle: int | None = None
         self.before: bytes | None = None
         try:
@@ -70,7 +75,7 @@ class RunLock:
 
     def _take(self, flags: int = 0) -> None:
         """Opens and locks the file and writes this process into it."""
-        if fcntl is None:
+        if not self.enabled:
             return
         handle = os.open(self.path, os.O_RDWR | flags, 0o666)
         try:

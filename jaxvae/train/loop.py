@@ -1,26 +1,41 @@
 """The training loop."""
 
 import collections
+import signal
 import time
 from pathlib import Path
 
 import jax
 
-from jaxvae.data.loader import Loader
+from jaxvae.data.loader import Loader, blocks
+from jaxvae.errors import UserError
 from jaxvae.run import Run
+from jaxvae.train.actions import Actions
 from jaxvae.train.console import TrainConsole
-from jaxvae.train.evaluate import with_draws
+from jaxvae.train.distributed import anywhere, is_first
+from jaxvae.train.interrupt import Interrupt
 from jaxvae.train.recorder import Recorder
+from jaxvae.train.replicas import check_replicas
 from jaxvae.train.report import write_report
 from jaxvae.train.setup import Setup, prepare
-from jaxvae.train.sharding import put_batch
+from jaxvae.train.sharding import local_rows
 
-# Steps that may wait on the device: enough that it never idles, few enough that batches do not pile up.
+# Blocks that may wait on the device: enough that it never idles, few enough that batches do not pile up.
 IN_FLIGHT = 2
 
 
+class Stopped(Exception):
+    """The training ends before its last step: because a signal asked for it, or a monitor did."""
+
+    def __init__(self, why: str, received: signal.Signals | None = None):
+        super().__init__(why)
+        self.received = received
+
+
 def train(config, workdir: str | Path, command: str = "") -> Run:
-    """Trains to the end, or continues the run in `workdir` from its newest checkpoint.
+    """Trains to the end, or continues the run in `workdir` from its newest sound checkpoint.
+
+    SIGTERM and Ctrl-C end it after the update under way, with a checkpoint from which the same call goes on.
 
     Args:
       config: a locked configuration (`configs/*.py`).
@@ -29,99 +44,99 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
 
     Raises:
       UserError: for a configuration, data or a run folder that cannot work, or in which another process trains. The
-        folder is then as it was.
+        folder is then as it was. Also if the training cannot go on: see `docs/training.md`.
+      KeyboardInterrupt: after Ctrl-C, when the checkpoint is saved.
     """
-    setup = prepare(config, workdir, command)
-    start, stop = int(setup.state.step), setup.total_steps
-    with setup.lock, TrainConsole(start, stop) as console:
-        for line in setup.notes:
-            console.line(line)
-        recorder = Recorder(setup.run, console, start, setup.memory)
-        actions = Actions(setup, recorder, console)
-        if start == 0:
-            actions.at(0, {"eval", "sample"})
-        if start < stop:
-            run_steps(setup, recorder, actions, console)
-        recorder.close()
-        setup.checkpoints.close()
-        report = write_report(setup)
-    console.line(f"finished at step {stop}: see {report}")
+    with Interrupt() as interrupt:
+        setup = prepare(config, workdir, command)
+        start, stop = int(setup.state.step), setup.parts.total_steps
+        with setup.lock, TrainConsole(start, stop, quiet=not is_first()) as console:
+            for line in setup.notes:
+                console.line(line)
+            recorder = Recorder(setup.run, console, start, setup.memory)
+            actions = Actions(setup, recorder, console)
+            ended = None
+            try:
+                if start == 0:
+                    actions.at(0, {"eval", "sample"})
+                run_steps(setup, recorder, actions, console, interrupt)
+            except Stopped as stopped:
+                ended = stopped
+                console.line(f"{stopped} at step {int(setup.state.step)}")
+            except OSError as error:
+                raise UserError(f"{error}: the same command goes on from the newest checkpoint") from error
+            finally:
+                recorder.close()
+                setup.checkpoints.close()
+            if ended and ended.received:
+                console.line("the checkpoint is saved: the same command goes on from there")
+                if ended.received == signal.SIGINT:
+                    raise KeyboardInterrupt
+                return setup.run
+            report = write_report(setup)
+            console.line(f"finished at step {int(setup.state.step)}: see {report}")
     return setup.run
 
 
-def run_steps(setup: Setup, recorder: Recorder, actions: "Actions", console: TrainConsole) -> None:
-    """Updates `setup.state` from its step to `setup.total_steps`."""
-    config, plan, stop = setup.config, setup.plan, setup.total_steps
-    loader = Loader(plan, setup.rows, int(setup.state.step), stop, config.data.workers)
+def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: TrainConsole, interrupt: Interrupt) -> None:
+    """Updates `setup.state` from its step to the last.
+
+    Raises:
+      Stopped: if a signal or a monitor ends the training early; everything is saved.
+      UserError: if too many updates in a row were not finite, or copies of the state differ.
+    """
+    parts, train = setup.parts, setup.parts.config.train
+    start, stop = int(setup.state.step), parts.total_steps
+    intervals = [train.log_every, train.eval_every, train.sample_every, train.save_every, train.replica_check_every]
+    wanted = blocks(parts.plan, start, stop, train.steps_per_dispatch, intervals)
+    loader = Loader(parts.plan, parts.rows, wanted, parts.config.data.workers, local_rows(parts.mesh, parts.rows))
     in_flight: collections.deque = collections.deque()
-    compiled = set()
-    for index, batch in loader:
-        planned, since = plan.batch(index), time.perf_counter()
-        setup.state, stats = setup.train_step(setup.state, put_batch(batch, setup.mesh))
-        if planned.capacity not in compiled:
-            compiled.add(planned.capacity)
+    if actions.watch.stopped:
+        raise Stopped(f"stopped before: {actions.watch.stopped};")
+    for block, batch in loader:
+        traces, since = setup.dispatch.traces, time.perf_counter()
+        setup.state, stats, skips = setup.dispatch(setup.state, block, batch)
+        planned = [parts.plan.batch(step) for step in block]
+        if setup.dispatch.traces > traces:
             seconds = time.perf_counter() - since
             recorder.pause(seconds)
-            console.line(f"compiled the step for examples of up to {planned.capacity} in {seconds:.1f} s")
+            several = f", {len(block)} updates at once," if len(block) > 1 else ""
+            console.line(
+                f"compiled the step for examples of up to {planned[0].capacity}{several} in {seconds:.1f} s "
+                f"({setup.dispatch.traces} so far)"
+            )
         recorder.add(stats)
-        in_flight.append((stats["loss"], len(planned.indices)))
+        in_flight.append((skips, sum(len(p.indices) for p in planned)))
         if len(in_flight) > IN_FLIGHT:
-            loss, examples = in_flight.popleft()
-            jax.block_until_ready(loss)
+            skips, examples = in_flight.popleft()
+            _check_skips(int(skips), train.max_skips, setup)
             recorder.completed(examples)
 
-        step = index + 1
+        step = block.stop
         console.step(step)
-        if step % config.train.log_every == 0:
+        if step % train.log_every == 0:
             recorder.end_interval(step, loader.waited)
-        actions.at(step, actions.due(step))
+        if train.replica_check_every and step % train.replica_check_every == 0:
+            check_replicas(setup.state)
+        if actions.at(step, actions.due(step)):
+            raise Stopped(actions.watch.stopped + "; ended")
+        # Several processes ask each other, and so only now and then.
+        asked = jax.process_count() == 1 or step % train.log_every == 0
+        if asked and anywhere(interrupt.received is not None) and step < stop:
+            received = interrupt.received or signal.SIGTERM
+            actions.at(step, {"save"})
+            raise Stopped(f"ended by {received.name}", received)
+    for skips, _ in in_flight:
+        _check_skips(int(skips), train.max_skips, setup)
 
 
-class Actions:
-    """What happens every so many steps beside training: evaluation, pictures, checkpoints."""
-
-    def __init__(self, setup: Setup, recorder: Recorder, console: TrainConsole):
-        self.setup, self.recorder, self.console = setup, recorder, console
-        self.show = jax.jit(with_draws(setup.task, setup.task.show))
-        self.picture_batch = setup.evaluator.sample_batch()
-
-    def due(self, step: int) -> set[str]:
-        """The actions of a step; all of them at the last."""
-        every = {name: self.setup.config.train[f"{name}_every"] for name in ("eval", "sample", "save")}
-        return {name for name, n in every.items() if step == self.setup.total_steps or (n and step % n == 0)}
-
-    def at(self, step: int, due: set[str]) -> None:
-        """Carries out the actions `due`; a checkpoint comes last and holds what the others have logged."""
-        if not due:
-            return
-        # Steps that are still under way are training; the pause begins when they are done.
-        jax.block_until_ready(self.setup.state.step)
-        self.recorder.fetch()
-        since = time.perf_counter()
-        if "eval" in due:
-            self.evaluate(step)
-        if "sample" in due:
-            self.sample(step)
-        self.recorder.write()
-        if "save" in due:
-            memory = self.recorder.memory() | {"fingerprint": self.setup.sources["train"].fingerprint}
-            self.setup.checkpoints.save(step, self.setup.state, memory)
-        self.recorder.pause(time.perf_counter() - since)
-
-    def evaluate(self, step: int) -> None:
-        """Metrics over the whole validation set."""
-        since, state = time.perf_counter(), self.setup.state
-        variables = state.variables(self.setup.config.train.eval_weights)
-        values = self.setup.evaluator.evaluate(variables, state.key, state.step)
-        seconds = time.perf_counter() - since
-        self.recorder.note(step, {f"val/{name}": v for name, v in values.items()} | {"time/eval_s": seconds})
-        listing = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.console.line(f"step {step} validation: {listing}")
-
-    def sample(self, step: int) -> None:
-        """Pictures of the same examples with the same noise every time."""
-        since, state = time.perf_counter(), self.setup.state
-        variables = state.variables(self.setup.config.train.eval_weights)
-        pictures = jax.device_get(self.show(variables, self.picture_batch, state.key))
-        self.recorder.pictures(step, pictures, self.setup.task.captions)
-        self.recorder.note(step, {"time/show_s": time.perf_counter() - since})
+def _check_skips(skips: int, allowed: int, setup: Setup) -> None:
+    if allowed and skips >= allowed:
+        # What is skipped changes no weight: the state is as good as before the first of them.
+        steps = setup.checkpoints.steps()
+        last = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        raise UserError(
+            f"{skips} updates in a row were not finite (config.train.max_skips = {allowed}), before step "
+            f"{int(setup.state.step)}: {last}; try a lower config.optim.lr, config.optim.clip.norm > 0, or "
+            "config.precision.compute = float32"
+        )

@@ -1,5 +1,6 @@
 """Metrics from the device to metrics.jsonl, TensorBoard and the console, without making the device wait."""
 
+import math
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxvae.run import Run
 from jaxvae.stats import Mean, Stats, Sum, merge, scalars, to_host
 from jaxvae.train.console import TrainConsole
+from jaxvae.train.distributed import is_first
 from jaxvae.train.pictures import write_picture
 from jaxvae.train.tensorboard import summary_writer
 
@@ -20,12 +22,13 @@ class Recorder:
 
     When an interval ends, its sums are still being computed; the row of the interval before it is written, whose
     numbers have long arrived. Only an evaluation or a checkpoint, which wait for the device anyway, writes the
-    newest row at once.
+    newest row at once. Of several processes all keep the numbers, and the first one writes them.
     """
 
     def __init__(self, run: Run, console: TrainConsole, step: int, memory: dict[str, Any]):
         self.run, self.console = run, console
-        self.writer = summary_writer(run.folder, step)
+        self.writer = summary_writer(run.folder, step) if is_first() else None
+        self.latest: dict[str, float] = memory.get("latest", {})  # the newest row of training, without times
         # Back on the device in float32, where the interval goes on as if it had never been interrupted.
         self.sums: Stats | None = load_stats(memory.get("interval", {})) or None
         self.pending: tuple[int, Stats, dict[str, float]] | None = None
@@ -67,6 +70,8 @@ class Recorder:
 
     def pictures(self, step: int, pictures: dict[str, Any], captions: dict[str, str]) -> None:
         """Writes samples/<name>-<step>.png, each with its caption, and shows them in TensorBoard."""
+        if self.writer is None:
+            return
         for name, picture in pictures.items():
             caption = f"step {step}: {captions[name]}"
             image = write_picture(self.run.picture(name, step), picture, caption)
@@ -76,12 +81,15 @@ class Recorder:
         """Waits for the numbers of the last interval that has ended."""
         if self.pending is not None:
             (step, sums, times), self.pending = self.pending, None
-            self.note(step, scalars(to_host(sums), "train/") | times)
+            self.latest = scalars(to_host(sums), "train/")
+            self.note(step, self.latest | times)
 
     def write(self) -> None:
         """Writes the rows whose numbers are at hand."""
         for step in sorted(self.rows):
             row = self.rows.pop(step)
+            if self.writer is None:
+                continue
             self.run.log(step, row)
             for name, value in row.items():
                 self.writer.add_scalar(name, value, step)
@@ -90,15 +98,21 @@ class Recorder:
 
     def memory(self) -> dict[str, Any]:
         """The open interval's sums, to be saved with a checkpoint: a resumed run then logs the same numbers."""
-        return {"interval": dump_stats(to_host(self.sums or {}))}
+        return {"interval": dump_stats(to_host(self.sums or {})), "latest": finite_or_none(self.latest)}
 
     def close(self) -> None:
         self.fetch()
         self.write()
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def _restart_clock(self) -> None:
         self.began, self.paused, self.examples = time.perf_counter(), 0.0, 0
+
+
+def finite_or_none(values: dict[str, float]) -> dict[str, float | None]:
+    """For JSON, which has no NaN."""
+    return {name: value if value is not None and math.isfinite(value) else None for name, value in values.items()}
 
 
 def dump_stats(stats: Stats) -> dict[str, list]:

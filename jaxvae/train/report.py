@@ -24,7 +24,8 @@ CURVES = {"train": {"color": "tab:blue"}, "val": {"color": "tab:orange", "marker
 
 def write_report(setup) -> Path:
     """Writes report.md and curves.png into the run folder and returns the report's path."""
-    run, config = setup.run, setup.config
+    run, parts = setup.run, setup.parts
+    config = parts.config
     rows = read_rows(run.metrics_path)
     variables = setup.state.variables(config.train.eval_weights)
     write_curves(run.folder / "curves.png", rows)
@@ -33,10 +34,10 @@ def write_report(setup) -> Path:
     sections = [
         f"# {config.task}:{config.preset}",
         f"{int(setup.state.step):,} updates of up to {config.data.batch_size} examples, "
-        f"{len(setup.sources['train']):,} training and {len(setup.sources['val']):,} validation examples, "
+        f"{len(parts.sources['train']):,} training and {len(parts.sources['val']):,} validation examples, "
         f"weights: {config.train.eval_weights}.",
         f"```\n{command}\n```",
-        *(_latents(setup, variables, rows) if isinstance(setup.task, LatentVariableTask) else ()),
+        *(_latents(setup, variables, rows) if isinstance(parts.task, LatentVariableTask) else ()),
         "## Validation, first and last",
         table(first_and_last(rows)),
         "## Curves",
@@ -54,7 +55,7 @@ def write_report(setup) -> Path:
 
 
 def _latents(setup, variables, rows: list[dict]) -> list[str]:
-    ablation = ablate(setup.task, variables, setup.evaluator.pairs(), setup.state.key)
+    ablation = ablate(setup.parts.task, variables, setup.evaluator.pairs(), setup.state.key)
     return [
         "## Does the latent matter?",
         "Validation examples, reconstructed with z from different places. If a z of another example does as "

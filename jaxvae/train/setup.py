@@ -1,67 +1,61 @@
-"""From a configuration to everything that a loop needs: task, data, mesh, state, run folder."""
+"""From a configuration and a run folder to a training that can go on: weights, checkpoints, step, logs."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxvae import tasks
 from jaxvae.config import validate_trainer
-from jaxvae.data.loader import assemble
-from jaxvae.data.plan import Plan
-from jaxvae.data.source import Source
 from jaxvae.errors import UserError
 from jaxvae.nn.barriers import compiler_options
 from jaxvae.run import Run
-from jaxvae.tasks.task import Task
+from jaxvae.train.build import Parts, build, count_parameters
 from jaxvae.train.checkpoint import Checkpoints
+from jaxvae.train.dispatch import Dispatch
+from jaxvae.train.distributed import is_first, wait_for_all
 from jaxvae.train.evaluate import Evaluator
-from jaxvae.train.length import changes, last_step
+from jaxvae.train.init_from import init_from
+from jaxvae.train.length import changes
 from jaxvae.train.lock import RunLock
-from jaxvae.train.optim import optimizer_for
-from jaxvae.train.sharding import batch_sharding, make_mesh, replicated, state_shardings
-from jaxvae.train.state import State, create_state
+from jaxvae.train.state import State
 from jaxvae.train.step import make_train_step
 
 
 @dataclass
 class Setup:
-    """What `prepare` made. `rows` is the batch size, padded to devices x micro-batches.
+    """What `prepare` made.
 
-    `lock` keeps other trainings out of the run folder until it is closed or the process ends.
+    Attributes:
+      parts: what depends on configuration and data alone.
+      lock: keeps other trainings out of the run folder until it is closed or the process ends.
+      state: the weights and all that goes with them; the loop replaces it.
+      memory: what the host saved with the checkpoint from which the run goes on; {} for a new run.
+      notes: what the user should read.
     """
 
-    config: Any
-    task: Task
-    mesh: jax.sharding.Mesh
-    sources: dict[str, Source]
-    plan: Plan
-    rows: int
-    total_steps: int
+    parts: Parts
     evaluator: Evaluator
     run: Run
     lock: RunLock
     checkpoints: Checkpoints
     state: State
     memory: dict[str, Any]
-    train_step: Callable
+    dispatch: Dispatch
     notes: list[str]
 
 
 def prepare(config, workdir: str | Path, command: str = "") -> Setup:
-    """Builds a new training, or finds the one in `workdir` and restores its newest checkpoint.
+    """Builds a new training, or finds the one in `workdir` and restores its newest sound checkpoint.
 
-    `memory` holds what the host saved with that checkpoint ({} for a new run), `notes` what the user should read.
+    Weights come from the run's own checkpoint, or else from `init_from.path`, or else they are fresh.
 
     Raises:
       UserError: for a configuration, data or a run folder that cannot work, or in which another process trains. The
         folder is then as it was.
     """
     validate_trainer(config)
-    lock = RunLock(workdir)
+    lock = RunLock(workdir, enabled=is_first())
     try:
         return _prepare(config, Run(workdir), lock, command)
     except BaseException:
@@ -71,87 +65,61 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
 
 def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
     # Everything that a user can get wrong is checked before the run folder is touched.
-    task = tasks.build(config)
-    mesh = make_mesh(config)
     changed = run.check(config)
     notes: list[str] = []
-    sources = task.sources(notes.append)
-    batch_size = config.data.batch_size
-    rows = _round_up(batch_size, jax.device_count() * config.optim.accum)
-    plan = Plan(sources["train"], batch_size, config.seed)
-    evaluator = Evaluator(task, sources["val"], batch_size, rows, config.data.workers, mesh)
-    total_steps = last_step(config.train.total_steps, config.train.epochs, plan.steps_per_epoch)
-
-    statistics = task.statistics(sources)
-    batch = assemble(plan, plan.batch(0), rows)
-    optimizer = optimizer_for(task, config, batch, total_steps)
-
-    def create(batch):
-        return create_state(task, optimizer, config, statistics, batch)
-
-    # Shapes, then shardings, then weights that are born where they belong.
-    shapes = jax.eval_shape(create, batch)
-    shardings = state_shardings(mesh, shapes)
-    checkpoints = Checkpoints(run.folder / "checkpoints", config.train.keep)
-    memory: dict[str, Any] = {}
-    if checkpoints.latest_step() is None:
-        run.check_without_checkpoint(changed.get("train.save_every", (config.train.save_every,))[0])
-        state = jax.jit(create, out_shardings=shardings)(batch)
-    else:
-        like = jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings)
-        state, memory = checkpoints.restore(like)
-        _check_same_data(memory["fingerprint"], sources["train"].fingerprint, run)
-        _check_not_past(total_steps, int(state.step), run)
-        notes.append(f"continues from the checkpoint at step {int(state.step)}")
-    step = int(state.step)
-    notes = [*changes(changed, config, plan.steps_per_epoch, step), *notes]
-    lock.keep()
-    run.create(config, command, sources, notes)
-    run.rewind(step if memory else -1, task.captions)
-
-    train_step = jax.jit(
-        make_train_step(task, optimizer, config),
-        in_shardings=(shardings, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-        compiler_options=compiler_options(),
+    parts = build(config, notes.append)
+    train = config.train
+    checkpoints = Checkpoints(
+        run.folder / "checkpoints", train.keep, train.keep_best, train.best_mode, train.keep_every
     )
-    notes.append(_summary(config, shapes, mesh, plan, total_steps, run))
+    memory: dict[str, Any] = {}
+    if not checkpoints.steps():
+        run.check_without_checkpoint(changed.get("train.save_every", (train.save_every,))[0])
+        state = parts.create()
+        if config.init_from.path:
+            state, line = init_from(state, config)
+            notes.append(line)
+    else:
+        state, memory, passed_over = checkpoints.restore(parts.like)
+        _check_same_data(memory["fingerprint"], parts.sources["train"].fingerprint, run)
+        _check_not_past(parts.total_steps, int(state.step), run)
+        notes += [*passed_over, f"continues from the checkpoint at step {int(state.step)}"]
+    step = int(state.step)
+    if "monitors" in {key.split(".")[0] for key in changed}:
+        memory["stopped"] = ""  # another rule may not have stopped the run
+    notes = [*changes(changed, config, parts.plan.steps_per_epoch, step), *notes]
+    if is_first():
+        lock.keep()
+        run.create(config, command, parts.sources, notes)
+        run.rewind(step if memory else -1, parts.task.captions)
+        checkpoints.set_aside(step)
+    wait_for_all("run folder")
+    step_function = make_train_step(parts.task, parts.optimizer, config)
+    notes.append(_summary(parts, run))
     return Setup(
-        config=config,
-        task=task,
-        mesh=mesh,
-        sources=sources,
-        plan=plan,
-        rows=rows,
-        total_steps=total_steps,
-        evaluator=evaluator,
+        parts=parts,
+        evaluator=parts.evaluator("val"),
         run=run,
         lock=lock,
         checkpoints=checkpoints,
         state=state,
         memory=memory,
-        train_step=train_step,
+        dispatch=Dispatch(step_function, parts.mesh, parts.shardings, compiler_options()),
         notes=notes,
     )
 
 
-def count_parameters(params) -> int:
-    """Numbers in a tree of arrays or of their shapes."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-
-
-def _summary(config, shapes, mesh, plan, total_steps, run) -> str:
-    devices = f"{mesh.devices.size} x {jax.devices()[0].device_kind}"
+def _summary(parts: Parts, run: Run) -> str:
+    config, devices = parts.config, f"{parts.mesh.devices.size} x {jax.devices()[0].device_kind}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
+    frozen = count_parameters(parts.like.frozen)
+    also = f" and {frozen:,} frozen" if frozen else ""
     return (
-        f"{config.task}:{config.preset}, {count_parameters(shapes.params):,} parameters, "
-        f"{config.precision.compute}, {devices}; {total_steps:,} updates of up to {config.data.batch_size} examples "
-        f"({plan.steps_per_epoch:,} per epoch); run folder {run.folder}"
+        f"{config.task}:{config.preset}, {count_parameters(parts.like.params):,} parameters{also}, "
+        f"{config.precision.compute}, {devices}; {parts.total_steps:,} updates of up to {config.data.batch_size} "
+        f"examples ({parts.plan.steps_per_epoch:,} per epoch); run folder {run.folder}"
     )
-
-
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
 
 
 def _check_not_past(total_steps: int, step: int, run: Run) -> None:

@@ -23,7 +23,8 @@ def make_mesh(config) -> Mesh:
     what = f"times config.parallel.fsdp = {fsdp} must be the {devices} devices (0 = all that fsdp leaves)"
     require(config, "parallel.data", data * fsdp == devices, what)
     # Auto axes: the compiler places what the rule below leaves open. The default (Explicit) refuses Flax modules.
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    # In the order of jax.devices, where those of a process stand together: so each holds one slice of a batch.
+    return Mesh(np.array(jax.devices()).reshape(data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -53,6 +54,20 @@ def state_shardings(mesh: Mesh, shapes):
     return jax.tree.map(rule, shapes)
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Copies a batch to the devices; returns before the copy is done."""
-    return jax.device_put(batch, batch_sharding(mesh))
+def block_sharding(mesh: Mesh) -> NamedSharding:
+    """Several batches in one array: the second axis is that of the examples."""
+    return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+
+def local_rows(mesh: Mesh, rows: int) -> slice:
+    """The rows of a batch of `rows` that lie on devices of this process."""
+    mine = [i for i, device in enumerate(mesh.devices.flat) if device.process_index == jax.process_index()]
+    per_device = rows // mesh.devices.size
+    return slice(mine[0] * per_device, (mine[-1] + 1) * per_device)
+
+
+def put(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Copies this process's rows of a batch, or of a block of them, to its devices; returns before it is done."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}

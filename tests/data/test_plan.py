@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxvae.data.loader import Loader, assemble
+from jaxvae.data.loader import Loader, assemble, blocks, single_steps
 from jaxvae.data.plan import Plan, partners
 
 
@@ -91,14 +91,64 @@ def test_an_example_that_fits_nowhere_is_an_error():
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_loader_keeps_the_order_and_pads_with_masked_rows(workers):
     plan = Plan(Numbers([1, 2, 3, 4, 5]), 2, seed=0)
-    seen = list(Loader(plan, rows=4, start=1, stop=7, workers=workers))
-    assert [step for step, _ in seen] == list(range(1, 7))
-    for step, batch in seen:
+    seen = list(Loader(plan, rows=4, blocks=single_steps(1, 7), workers=workers))
+    assert [step for block, _ in seen for step in block] == list(range(1, 7))
+    for (step,), batch in seen:
         expected = assemble(plan, plan.batch(step), 4)
         for name, array in expected.items():
             np.testing.assert_array_equal(batch[name], array)
         assert batch["valid"].sum() == len(plan.batch(step).indices)
         np.testing.assert_array_equal(batch["x"][batch["valid"], 0], batch["index"][batch["valid"]])
+
+
+def test_a_process_loads_its_own_rows_and_no_others():
+    loaded = []
+
+    class Watched(Numbers):
+        def load(self, index, draw):
+            loaded.append(index)
+            return super().load(index, draw)
+
+    plan = Plan(Watched([1, 2, 3, 4, 5]), 3, seed=0)
+    whole = assemble(plan, plan.batch(0), 4)
+    loaded.clear()
+    part = assemble(plan, plan.batch(0), 4, slice(2, 4))
+    # The third example, and the first, which the padding repeats.
+    assert sorted(loaded) == sorted(plan.batch(0).indices[[2, 0]].tolist())
+    for name, array in part.items():
+        np.testing.assert_array_equal(array, whole[name][2:4])
+
+
+def test_runs_of_one_capacity_follow_each_other():
+    source = Numbers(np.random.default_rng(0).integers(1, 11, 60).tolist())
+    plan, single = Plan(source, 2, seed=0, run_length=4), Plan(source, 2, seed=0)
+    assert len(list(blocks(plan, 0, 60, 4, []))) < len(list(blocks(single, 0, 60, 4, [])))
+    # The same batches in another order.
+    epochs = [[sorted(p.batch(step).indices.tolist()) for step in range(30)] for p in (plan, single)]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+
+
+def test_blocks_hold_one_capacity_and_end_at_intervals():
+    source = Numbers(np.random.default_rng(0).integers(1, 11, 60).tolist())
+    plan = Plan(source, 2, seed=0, run_length=4)
+    found = list(blocks(plan, 0, 100, 4, [10, 0]))
+    assert [step for block in found for step in block] == list(range(100))
+    assert {len(block) for block in found} == {1, 4}
+    for block in found:
+        assert len({plan.batch(step).capacity for step in block}) == 1
+        assert not any(step % 10 == 0 for step in block[1:])
+    # From the end of any of them the rest is the same: a run that resumes there makes the same blocks.
+    for i, block in enumerate(found):
+        assert list(blocks(plan, block.start, 100, 4, [10, 0])) == found[i:]
+
+
+def test_blocks_of_several_batches_are_stacked():
+    plan = Plan(Numbers([1] * 6), 2, seed=0)
+    ((block, batch),) = Loader(plan, 2, [range(0, 3)], 1)
+    assert len(block) == 3
+    for step in block:
+        for name, array in assemble(plan, plan.batch(step), 2).items():
+            np.testing.assert_array_equal(batch[name][step], array)
 
 
 def test_an_error_in_a_worker_reaches_the_consumer():
@@ -107,7 +157,7 @@ def test_an_error_in_a_worker_reaches_the_consumer():
             raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="disk"):
-        list(Loader(Plan(Broken([1, 2]), 1, seed=0), 1, 0, 2, 2))
+        list(Loader(Plan(Broken([1, 2]), 1, seed=0), 1, single_steps(0, 2), 2))
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30))

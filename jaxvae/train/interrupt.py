@@ -1,0 +1,31 @@
+"""Signals that ask a training to end: it makes its step to the end, saves, and goes."""
+
+import signal
+import threading
+
+
+class Interrupt:
+    """While it is entered, SIGTERM and SIGINT (Ctrl-C) are noted in `received` instead of ending the process.
+
+    A second SIGINT ends it at once, for whoever cannot wait. In a thread other than the main one signals are left
+    alone, as Python hands them to the main thread only.
+    """
+
+    def __init__(self):
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():
+            for wanted in (signal.SIGTERM, signal.SIGINT):
+                self._before[wanted] = signal.signal(wanted, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for wanted, handler in self._before.items():
+            signal.signal(wanted, handler)
+
+    def _note(self, number: int, frame) -> None:
+        del frame
+        self.received = signal.Signals(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)

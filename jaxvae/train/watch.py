@@ -1,0 +1,67 @@
+"""Monitors at work: what they see, what they ask for, and what they remember over a restart."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jaxvae.errors import UserError
+from jaxvae.health.monitors import make_monitors
+from jaxvae.train.optim import Optimizer
+
+
+class Outcome(NamedTuple):
+    """What an evaluation led to: lines for the user, new factors of learning rates (or {}), why to stop (or '')."""
+
+    lines: list[str]
+    lr_scale: dict[str, float]
+    stop: str
+
+
+class Watch:
+    """The monitors of a run. They look at every evaluation: at its metrics, and at the newest row of training.
+
+    The evaluation before the first update shows them nothing.
+    """
+
+    def __init__(self, rows, optimizer: Optimizer, memory: Mapping[str, Any]):
+        self.monitors = make_monitors(rows)
+        self.peak = optimizer.peak
+        self.stopped: str = memory.get("stopped", "")
+        for name, monitor in self.monitors.items():
+            if name in memory.get("monitors", {}):
+                monitor.recall(memory["monitors"][name])
+
+    def memory(self) -> dict[str, Any]:
+        """What a checkpoint keeps, JSON-able."""
+        return {"monitors": {name: m.memory() for name, m in self.monitors.items()}, "stopped": self.stopped}
+
+    def check_metrics(self, known: set[str]) -> None:
+        """Refuses a monitor of a metric that is not logged; `known` may hold those of validation alone, as at first.
+
+        Raises:
+          UserError: naming the row and what there is.
+        """
+        splits = {metric.split("/")[0] for metric in known}
+        for name, monitor in self.monitors.items():
+            if monitor.metric not in known and (monitor.metric.split("/")[0] in splits or "/" not in monitor.metric):
+                raise UserError(
+                    f"config.monitors.{name}.metric = {monitor.metric!r} is not logged: there are "
+                    f"{', '.join(sorted(known))}"
+                )
+
+    def observe(self, values: Mapping[str, float], lr_scale: Mapping[str, float]) -> Outcome:
+        """Shows every monitor the value of its metric, if there is one."""
+        lines, reduced = [], {}
+        for name, monitor in self.monitors.items():
+            if monitor.metric not in values:
+                continue
+            value = values[monitor.metric]
+            verdict = monitor.observe(math.nan if value is None else value)
+            if verdict.reduce_lr:
+                before = {**lr_scale, **reduced}
+                reduced = {g: monitor.reduced(peak * before[g]) / peak for g, peak in self.peak.items()}
+            if verdict.message:
+                lines.append(f"monitor {name}: {verdict.message}")
+            if verdict.stop and not self.stopped:
+                self.stopped = lines[-1]
+        return Outcome(lines, reduced, self.stopped)
