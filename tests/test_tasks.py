@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from tiny import tiny_config
 
 from jaxvae import tasks
@@ -22,10 +23,13 @@ from jaxvae.train.sharding import make_mesh
 from jaxvae.train.state import create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
 
-pytestmark = pytest.mark.parametrize("name", sorted(tasks.TASKS))
+pytestmark = [
+    pytest.mark.parametrize("name", [*sorted(tasks.TASKS), "toy"]),
+    pytest.mark.usefixtures("toys"),
+]
 
 # Parameters that get no gradient, with the reason: {task: {path: why}}.
-NO_GRADIENT: dict[str, dict[str, str]] = {"glyph_vae": {}}
+NO_GRADIENT: dict[str, dict[str, str]] = {"glyph_vae": {}, "toy": {}}
 
 
 class Bench:
