@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
 from tiny import tiny_config
 
 from jaxvae import tasks

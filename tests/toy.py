@@ -189,9 +189,7 @@ class ToyTask:
     def terms(self, variables, batch, draws, totals, step):
         loss = self.config.loss
         kind = jnp.where(draws["drop"], KINDS, batch["kind"])
-        posterior, code, index, predicted = self.apply(
-            variables, batch["points"], self.mask(batch), kind, draws["eps"]
-        )
+        posterior, code, index, predicted = self.apply(variables, batch["points"], self.mask(batch), kind, draws["eps"])
         parts = self.parts(batch, draws, posterior, code, predicted)
         if totals is None:
             totals = {name: Sum(parts[name].weight) for name in ("error", "commitment")} | {"kl": parts["kl_vector"]}
