@@ -269,7 +269,8 @@ class OtherTwin:
 
 def prove(twin):
     """`prove_equal` on a step whose loss is the number of updates made before it."""
-    state = State({"w": jnp.ones(2)}, step=jnp.int32(0), key=jax.random.key(0))
+    zero = jnp.int32(0)
+    state = State({"w": jnp.ones(2)}, step=zero, updates=zero, skips=zero, key=jax.random.key(0))
 
     def compiled(state, batch):
         stats = {"loss": state.step, "term_x": state.step - 7, "grad_norm": jnp.float32(2.0), "lr": jnp.float32(3.0)}
