@@ -49,7 +49,7 @@ class Watch:
                     f"{', '.join(sorted(known))}"
                 )
 
-    def observe(self, values: Mapping[str, float], lr_scale: Mapping[str, float]) -> Outcome:
+    def observe(self, values: Mapping[str, float | None], lr_scale: Mapping[str, float]) -> Outcome:
         """Shows every monitor the value of its metric, if there is one."""
         lines, reduced = [], {}
         for name, monitor in self.monitors.items():
