@@ -19,8 +19,8 @@ measured it. Two things are compared in turn in one process and by their fastest
 STEP = """## The train step against PyTorch
 
 The same model from PyTorch's fastest stock layers (`torch_<task>.py`): same weights, batch, padding and threads,
-AdamW and clipping; equal in loss and gradient before anything is timed. jaxvae's step also keeps an average of the
-weights, metrics and a check for numbers that are not finite.
+AdamW and clipping; equal in losses and norms of gradients before anything is timed. jaxvae's step also keeps an
+average of the weights, metrics and a check for numbers that are not finite.
 """
 ATTENTION = """## Attention
 
@@ -80,7 +80,8 @@ def commands(runs: list[dict]) -> str:
 
 
 def versions(run: dict) -> str:
-    return ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    named = [f"{name} {version}" for name, version in run["versions"].items()]
+    return ", ".join([*named, *(f"{name}={value}" for name, value in run["environment"].items())])
 
 
 if __name__ == "__main__":

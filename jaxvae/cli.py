@@ -46,15 +46,18 @@ def run(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
-def config() -> ConfigDict:
-    """The configuration that the flags name, with its overrides.
+def config(default: Path | None = None) -> ConfigDict:
+    """The configuration that the flags name, with its overrides; without --config that of `default` (file:preset).
 
     Raises:
-      UserError: if --config was not given.
+      UserError: if --config was not given and there is no default.
     """
-    if _CONFIG.value is None:
+    if _CONFIG.value is not None:
+        return _CONFIG.value
+    if default is None:
         raise UserError("--config is missing: give --config=configs/<system>.py[:PRESET]")
-    return _CONFIG.value
+    path, _, preset = str(default).partition(":")
+    return load_module(Path(path)).get_config(preset)
 
 
 def config_path() -> Path:
