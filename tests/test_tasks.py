@@ -37,7 +37,8 @@ class Bench:
     def __init__(self, name, **changes):
         self.config = tiny_config(name, **changes)
         self.task = tasks.build(self.config)
-        self.sources = load_sources(name) if not changes else self.task.sources(lambda line: None)
+        other_data = any(key.startswith(("data__", "model__")) for key in changes)
+        self.sources = self.task.sources(lambda line: None) if other_data else load_sources(name)
         self.plan = Plan(self.sources["train"], self.config.data.batch_size, self.config.seed)
         self.rows = self.config.data.batch_size
         self.batch = assemble(self.plan, self.plan.batch(0), self.rows)

@@ -184,7 +184,11 @@ class ToyTask:
     def totals(self, variables, batch, draws, step):
         posterior = self.apply(variables, batch["points"], self.mask(batch), method="encode")
         kl = Mean.of(posterior.kl(), batch["valid"], axis=0)
-        return {"error": Sum(2.0 * self.mask(batch).sum()), "commitment": Sum(1.0 * batch["valid"].sum()), "kl": kl}
+        return {
+            "error": Sum(2.0 * self.mask(batch).sum()),
+            "commitment": Sum(1.0 * batch["valid"].sum()),
+            "kl_vector": kl,
+        }
 
     def terms(self, variables, batch, draws, totals, step):
         loss = self.config.loss
@@ -192,8 +196,8 @@ class ToyTask:
         posterior, code, index, predicted = self.apply(variables, batch["points"], self.mask(batch), kind, draws["eps"])
         parts = self.parts(batch, draws, posterior, code, predicted)
         if totals is None:
-            totals = {name: Sum(parts[name].weight) for name in ("error", "commitment")} | {"kl": parts["kl_vector"]}
-        kl = losses.kl_with_free_bits(parts["kl_vector"], totals["kl"], loss.free_bits, loss.free_bits_mode)
+            totals = parts | {name: Sum(parts[name].weight) for name in ("error", "commitment")}
+        kl = losses.kl_with_free_bits(parts["kl_vector"], totals["kl_vector"], loss.free_bits, loss.free_bits_mode)
         terms = {
             "error": losses.share(parts["error"], totals["error"].total),
             "kl": loss.kl_weight * kl,
