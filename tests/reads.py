@@ -1,6 +1,7 @@
-"""Which keys of a configuration a piece of code reads."""
+"""Which keys of a configuration a piece of code reads, and which it need not."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,23 @@ from jaxvae.config import flatten
 
 PACKAGE = Path(jaxvae.__file__).parent
 CHECKS = PACKAGE / "config.py"
+
+# Keys that another one switches off: {pattern of keys: (the other, its values under which they are read)}; no values:
+# any that is not off.
+NEEDS = {
+    r"init_from\.(weights|map|allow)": ("init_from.path", ()),
+    r"monitors\.(\w+)\.\w+": (r"monitors.\1.metric", ()),
+    r"optim\.clip\.(percentile|window)": ("optim.clip.name", ("percentile",)),
+    r"optim\.groups\.(\w+)\.\w+": (r"optim.groups.\1.match", ()),
+    r"optim\.schedule\.decay_rate": ("optim.schedule.name", ("exponential", "step")),
+    r"optim\.schedule\.decay_steps": ("optim.schedule.name", ("exponential", "step", "cosine_restarts")),
+    r"optim\.schedule\.end_factor": ("optim.schedule.name", ("cosine", "cosine_restarts")),
+    r"optim\.schedule\.past_end": ("optim.schedule.name", ("cosine",)),
+    r"optim\.schedule\.restart_factor": ("optim.schedule.name", ("cosine_restarts",)),
+    r"optim\.schedule\.warmup_factor": ("optim.schedule.warmup_steps", ()),
+    r"precision\.loss_scale\.\w+": ("precision.compute", ("float16",)),
+    r"train\.best_metric": ("train.keep_best", ()),
+}
 
 
 @contextlib.contextmanager
@@ -37,9 +55,17 @@ def reads(config: ConfigDict) -> Iterator[set[str]]:
         yield found
 
 
-def unread(config: ConfigDict, found: set[str]) -> set[str]:
-    """The keys that are not among those found."""
-    return flatten(config).keys() - found
+def dead(config: ConfigDict, found: set[str]) -> set[str]:
+    """The keys that are not among those found, although no other key switches them off."""
+    return {key for key in flatten(config).keys() - found if not _off(config, key)}
+
+
+def _off(config: ConfigDict, key: str) -> bool:
+    for pattern, (other, values) in NEEDS.items():
+        if match := re.fullmatch(pattern, key):
+            value = config[match.expand(other)]
+            return value not in values if values else not value
+    return False
 
 
 def _nodes(config: ConfigDict, prefix: str = ""):

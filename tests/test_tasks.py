@@ -1,24 +1,32 @@
-"""The conformance battery: what every task must fulfil, run over every task there is."""
+"""The conformance battery: what every task must fulfil, run over every task there is, and over the toy."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from half import delicate_in_half
+from reads import dead, reads
 from tiny import tiny_config
 
 from jaxvae import tasks
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
+from jaxvae.errors import UserError
 from jaxvae.health.ablation import LATENTS, ablate
+from jaxvae.nn.barriers import compiler_options
 from jaxvae.run import read_rows
 from jaxvae.stats import compute, merge
 from jaxvae.tasks.task import example_keys
-from jaxvae.train.evaluate import Evaluator
+from jaxvae.train.build import build
+from jaxvae.train.dispatch import Dispatch
+from jaxvae.train.evaluate import Evaluator, with_draws
 from jaxvae.train.loop import train
 from jaxvae.train.optim import optimizer_for
-from jaxvae.train.sharding import make_mesh
+from jaxvae.train.patterns import by_name
+from jaxvae.train.sharding import make_mesh, state_shardings
 from jaxvae.train.state import create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
 
@@ -49,6 +57,19 @@ class Bench:
     def step(self):
         return jax.jit(make_train_step(self.task, self.optimizer, self.config))
 
+    @functools.cached_property
+    def dispatch(self):
+        """As a training has it; what it is handed is donated."""
+        step = make_train_step(self.task, self.optimizer, self.config)
+        return Dispatch(step, make_mesh(self.config), self.shardings(), compiler_options())
+
+    def own_state(self):
+        """A copy that may be donated."""
+        return jax.device_put(jax.tree.map(jnp.copy, self.state), self.shardings())
+
+    def shardings(self):
+        return state_shardings(make_mesh(self.config), self.state)
+
     def evaluator(self, batch_size, rows):
         return Evaluator(self.task, self.sources["val"], batch_size, rows, 1, make_mesh(self.config), self.config)
 
@@ -58,7 +79,7 @@ class Bench:
     def loss_and_grads(self, batch, draws=None, totals=None):
         run = jax.jit(functools.partial(loss_and_grads, self.task))
         draws = self.draws(batch) if draws is None else draws
-        return run(self.state, batch, draws, totals, 1)[:3]
+        return run(self.state, batch, draws, totals, 1)
 
 
 @functools.cache
@@ -76,40 +97,62 @@ def close(got, want, rtol=1e-5, what=""):
     for path, g in jax.tree_util.tree_leaves_with_path(got):
         w = functools.reduce(lambda tree, key: tree[getattr(key, "key", getattr(key, "idx", None))], path, want)
         bound = rtol * max(float(np.abs(w).max()), 1e-3)
-        assert np.abs(np.asarray(g) - np.asarray(w)).max() <= bound, f"{what}{jax.tree_util.keystr(path)}"
+        assert np.abs(np.asarray(g, float) - np.asarray(w, float)).max() <= bound, f"{what}{jax.tree_util.keystr(path)}"
 
 
 def test_the_loss_is_finite_and_every_parameter_gets_a_gradient(name):
-    grads, terms, _ = bench(name).loss_and_grads(bench(name).batch)
+    grads, terms, *_ = bench(name).loss_and_grads(bench(name).batch)
     assert all(np.isfinite(value) for value in terms.values())
-    silent = {
-        jax.tree_util.keystr(path, simple=True, separator="/")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(grads)
-        if not np.abs(leaf).max() > 0
-    }
+    silent = {path for path, leaf in by_name(grads).items() if not np.abs(leaf).max() > 0}
     assert silent == NO_GRADIENT[name].keys()
 
 
 def test_the_loss_falls_on_a_batch_that_is_seen_again_and_again(name):
-    step, state, losses = bench(name).step(), bench(name).state, []
+    b, losses = bench(name), []
+    state = b.own_state()
     for _ in range(30):
-        state, stats = step(state, bench(name).batch)
+        state, stats, _ = b.dispatch(state, range(1), b.batch)
         losses.append(float(compute(stats)["loss"]))
     assert losses[-1] < 0.9 * losses[0]
+    # Nothing is frozen unless one asks for it.
+    assert not state.frozen
+    still = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, same in jax.tree_util.tree_leaves_with_path(
+            jax.tree.map(np.array_equal, state.params, b.state.params)
+        )
+        if same
+    ]
+    assert set(still) <= NO_GRADIENT[name].keys()
 
 
 def test_a_step_compiles_once_per_capacity(name):
-    step, state, plan = bench(name).step(), bench(name).state, bench(name).plan
-    seen = set()
-    for index in range(2 * plan.steps_per_epoch):
-        seen.add(plan.batch(index).capacity)
-        state, _ = step(state, assemble(plan, plan.batch(index), bench(name).rows))
-    assert step._cache_size() == len(seen)
+    b, seen = bench(name), set()
+    state = b.own_state()
+    for index in range(2 * b.plan.steps_per_epoch):
+        seen.add(b.plan.batch(index).capacity)
+        batch = assemble(b.plan, b.plan.batch(index), b.rows)
+        state, *_ = b.dispatch(state, range(index, index + 1), batch)
+    assert b.dispatch.traces == len(seen)
+
+
+def test_random_numbers_belong_to_examples(name):
+    b = bench(name)
+    keys = example_keys(jax.random.key(0), jnp.arange(b.rows))
+    draws = b.task.draws(keys, b.batch)
+    assert all(len(leaf) == b.rows for leaf in jax.tree.leaves(draws))
+    # Of others in the batch, or how many there are, an example's do not know.
+    some = b.task.draws(keys[1:3], {key: value[1:3] for key, value in b.batch.items()})
+    close(some, jax.tree.map(lambda x: x[1:3], draws), 1e-6)
 
 
 @pytest.mark.parametrize("accum", [2, 4])
 def test_micro_batches_equal_one_batch(name, accum):
     b = bench(name)
+    if b.task.batch_coupled:
+        with pytest.raises(UserError, match=re.escape(b.task.batch_coupled)):
+            build(tiny_config(name, optim__accum=accum), lambda line: None)
+        return
     # Ragged on purpose: one example is missing from the last micro-batch.
     batch = dict(b.batch, valid=np.arange(b.rows) < b.rows - 1)
     config = tiny_config(name, optim__accum=accum, optim__name="sgd", optim__clip__norm=0.0)
@@ -121,6 +164,7 @@ def test_micro_batches_equal_one_batch(name, accum):
     close(compute(many_stats), compute(one_stats), 2e-5, "statistics ")
     moved = [jax.tree.map(lambda a, b: a - b, s.params, state.params) for s in (one, many)]
     close(moved[1], moved[0], 1e-4, "update ")
+    close(many.collections, one.collections, 1e-5, "collections ")
 
 
 def test_padding_changes_nothing(name):
@@ -129,20 +173,21 @@ def test_padding_changes_nothing(name):
     valid = np.arange(b.rows) < half
     batch = dict(b.batch, valid=valid)
     draws = b.draws(batch)
-    grads, terms, stats = b.loss_and_grads(batch, draws)
+    want = b.loss_and_grads(batch, draws)
     # Other padding: the examples in the masked rows are exchanged and spoiled.
     other = {k: np.concatenate([v[:half], np.zeros_like(v[half:])]) for k, v in batch.items() if k != "valid"}
     noise = jax.tree.map(lambda d: d.at[half:].set(7.0) if d.dtype.kind == "f" else d, draws)
-    grads2, terms2, stats2 = b.loss_and_grads(dict(other, valid=valid), noise)
-    close(terms2, terms, 1e-6)
-    close(compute(stats2), compute(stats), 1e-6)
-    close(grads2, grads, 1e-5)
+    same_pass(b.loss_and_grads(dict(other, valid=valid), noise), want, 1e-6)
     # And none at all.
     short = {k: v[:half] for k, v in batch.items()}
-    grads3, terms3, stats3 = b.loss_and_grads(short, jax.tree.map(lambda d: d[:half], draws))
-    close(terms3, terms, 1e-5)
-    close(compute(stats3), compute(stats), 1e-5)
-    close(grads3, grads, 1e-4)
+    same_pass(b.loss_and_grads(short, jax.tree.map(lambda d: d[:half], draws)), want, 1e-5)
+
+
+def same_pass(got, want, rtol):
+    """Gradients (to ten times as much), terms, statistics and additions of one pass and another."""
+    for what, a, b in zip(("gradients", "terms", "statistics", "additions"), got, want, strict=True):
+        a, b = (compute(a), compute(b)) if what == "statistics" else (a, b)
+        close(a, b, 10 * rtol if what == "gradients" else rtol, f"{what} ")
 
 
 def test_evaluation_does_not_depend_on_how_the_set_is_cut(name):
@@ -158,15 +203,44 @@ def test_evaluation_does_not_depend_on_how_the_set_is_cut(name):
         assert value == pytest.approx(results[1][metric], rel=1e-4, abs=1e-5), metric
 
 
-def test_bfloat16_stays_near_float32(name):
+@pytest.mark.parametrize("compute_type", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(name, compute_type):
     b = bench(name)
-    half = Bench(name, precision__compute="bfloat16")
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half.state.params))
-    _, exact, _ = b.loss_and_grads(b.batch)
-    grads, rough, _ = half.loss_and_grads(half.batch)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(grads))
+    keys = {"precision__compute": compute_type, "precision__loss_scale__init": 256.0}
+    if compute_type == "float16" and b.task.float16_unsafe:
+        with pytest.raises(UserError, match=re.escape(b.task.float16_unsafe)):
+            build(tiny_config(name, **keys), lambda line: None)
+        return
+    half = Bench(name, **keys)
+    assert not [x.dtype for x in jax.tree.leaves(half.state) if x.dtype in (jnp.bfloat16, jnp.float16)]
+    _, exact, *_ = b.loss_and_grads(b.batch)
+    grads, rough, *_ = half.loss_and_grads(half.batch)
+    assert all(leaf.dtype == jnp.float32 and np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert float(rough["loss"]) == pytest.approx(float(exact["loss"]), rel=0.03)
-    assert float(rough["loss"]) != float(exact["loss"]), "bfloat16 changed nothing: is it used?"
+    assert float(rough["loss"]) != float(exact["loss"]), f"{compute_type} changed nothing: is it used?"
+
+
+def test_half_precision_is_for_products_alone(name):
+    half = Bench(name, precision__compute="bfloat16")
+    step = make_train_step(half.task, half.optimizer, half.config)
+    assert not delicate_in_half(step, half.state, half.batch)
+    variables, draws = half.state.variables(), half.draws(half.batch)
+    assert not delicate_in_half(half.task.evaluate, variables, half.batch, draws, 0)
+
+
+@pytest.mark.parametrize("how", ["default", "highest"])
+def test_products_are_as_precise_as_asked_for(name, how):
+    b = bench(name)
+    config = tiny_config(name, precision__products=how)
+    evaluate = with_draws(b.task, b.task.evaluate, config)
+    programs = [
+        jax.jit(make_train_step(b.task, b.optimizer, config)).lower(b.state, b.batch),
+        jax.jit(evaluate).lower(b.state.variables(), b.batch, b.state.key, 0),
+    ]
+    for program in programs:
+        found = [line for line in program.as_text().splitlines() if re.search(r"\.(dot_general|convolution)\b", line)]
+        precise = ["[HIGHEST, HIGHEST]" in line for line in found]
+        assert found and (all(precise) if how == "highest" else not any(precise))
 
 
 def test_pictures(name):
@@ -208,22 +282,40 @@ def test_another_example_has_another_latent(name):
     assert any(jax.tree.leaves(differ)), "the latents of another batch change nothing at all"
 
 
-def test_a_run_continues_bit_for_bit(name, tmp_path):
-    def run(folder, **changes):
-        constant = {"optim__schedule__name": "constant", "train__log_every": 2, "train__save_every": 3}
-        return train(tiny_config(name, **constant, **changes), tmp_path / folder)
+CONSTANT = {"optim__schedule__name": "constant", "train__log_every": 2, "train__save_every": 3}
 
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """name -> (a run from start to end, its configuration, the keys of it that were read); made once."""
+
+    @functools.cache
+    def make(name):
+        config = tiny_config(name, **CONSTANT)
+        with reads(config) as found:
+            run = train(config, tmp_path_factory.mktemp(name) / "straight")
+        return run, config, found
+
+    return make
+
+
+def test_a_run_continues_bit_for_bit(name, straight, tmp_path):
     def rows(run):
         """Without times, and without the evaluation that only the last step of the shorter run had."""
         return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_rows(run.metrics_path)]
 
-    straight = run("straight")
+    whole, *_ = straight(name)
     # Stopped in the middle of a logging interval, whose sums the checkpoint carries.
-    run("halved", train__total_steps=3)
-    assert rows(run("halved")) == rows(straight)
-    assert [row["step"] for row in rows(straight)] == [0, 2, 3, 4, 6]
-    assert straight.folder.joinpath("report.md").exists()
-    assert list((straight.folder / "samples").glob("*.png"))
+    train(tiny_config(name, **CONSTANT, train__total_steps=3), tmp_path / "halved")
+    assert rows(train(tiny_config(name, **CONSTANT), tmp_path / "halved")) == rows(whole)
+    assert [row["step"] for row in rows(whole)] == [0, 2, 3, 4, 6]
+    assert whole.folder.joinpath("report.md").exists()
+    assert list((whole.folder / "samples").glob("*.png"))
+
+
+def test_no_key_is_dead(name, straight):
+    _, config, found = straight(name)
+    assert not dead(config, found)
 
 
 def test_four_devices_equal_one(name, run_python):
@@ -231,11 +323,13 @@ def test_four_devices_equal_one(name, run_python):
 import sys; sys.path.insert(0, "tests")
 import jax, numpy as np
 from test_tasks import Bench
+from toy import among_tasks
 from jaxvae.stats import compute
 from jaxvae.train.sharding import batch_sharding, make_mesh, put, replicated, state_shardings
 from jaxvae.train.step import make_train_step
 
-b = Bench({name!r}, optim__name="sgd", optim__clip__norm=0.0, optim__accum={accum}, parallel__fsdp={fsdp})
+with among_tasks():
+    b = Bench({name!r}, optim__name="sgd", optim__clip__norm=0.0, optim__accum={accum}, parallel__fsdp={fsdp})
 mesh = make_mesh(b.config)
 shardings = state_shardings(mesh, b.state)
 step = jax.jit(
@@ -245,7 +339,8 @@ step = jax.jit(
 state = jax.device_put(b.state, shardings)
 for i in range(3):
     state, stats = step(state, put(b.batch, batch_sharding(mesh)))
-    print(repr(float(compute(stats)["loss"])), repr(float(compute(stats)["grad_norm"])))
+    own = sum(float(abs(x).sum()) for x in jax.tree.leaves(state.collections))
+    print(repr(float(compute(stats)["loss"])), repr(float(compute(stats)["grad_norm"])), repr(own))
 """
 
     def numbers(devices, fsdp, accum=1):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import signal
 
 import numpy as np
@@ -114,6 +115,8 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(end, dispatches, straigh
     said = capsys.readouterr().out
     assert "continues from the checkpoint at step" in said and "updates at once" in said
     assert rows(run) == rows(straight)
+    compiled = re.findall(r"compiled the step for examples of up to (\(.*?\))(, \d+ updates)?", said)
+    assert len(compiled) == len(set(compiled)) > 1, "a restored state looks like the one that a step returns"
 
 
 @pytest.fixture(scope="module")

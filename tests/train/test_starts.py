@@ -241,11 +241,15 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, source):
         start(init_from__path=str(run))
 
 
-def test_a_second_stage_goes_on_from_its_own_checkpoint(tmp_path, source, monkeypatch):
+def test_a_second_stage_goes_on_from_its_own_checkpoint(tmp_path, source, monkeypatch, capsys):
     monkeypatch.setattr("jaxvae.train.loop.write_report", lambda setup: "nowhere")
     first = shutil.copytree(source, tmp_path / "first")
     config = {"init_from__path": str(first), "optim__freeze": "^inner/", "train__save_every": 2}
     train(toy_config(**config, train__total_steps=2), tmp_path / "second")
+    said = capsys.readouterr().out
+    assert f"starts from {first}/checkpoints/4" in said
+    compiled = re.findall(r"compiled the step for examples of up to (\(.*?\))", said)
+    assert len(compiled) == len(set(compiled)), "weights from elsewhere look like those that a step returns"
     shutil.rmtree(first)  # no longer needed
     setup = prepare(toy_config(**config, train__total_steps=4), tmp_path / "second")
     setup.lock.close()
