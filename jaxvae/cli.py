@@ -116,6 +116,8 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
         hint = f": did you mean --{near[0]}?" if near else ""
+        if error.flagname.startswith(("config.", "noconfig.")):
+            hint = ": give --config=FILE[:PRESET] before it"
         fail(f"option --{error.flagname} is unknown{hint}")
     except flags.IllegalFlagValueError as error:
         fail(_describe_value(error))
