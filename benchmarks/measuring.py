@@ -50,12 +50,14 @@ def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, T
 
 
 def machine(*modules: str) -> dict[str, Any]:
-    """What a measurement has to say of itself: {'command', 'devices', 'threads', 'versions'}."""
+    """What a measurement has to say of itself: {'command', 'devices', 'threads', 'versions', 'environment'}."""
     return {
         "command": cli.command_line(),
         "devices": [device.device_kind for device in jax.devices()],
         "threads": cpu_threads(),
         "versions": versions(*modules),
+        # Huge pages for malloc: they change a CPU's times.
+        "environment": {name: os.environ[name] for name in ("GLIBC_TUNABLES", "XLA_FLAGS") if name in os.environ},
     }
 
 

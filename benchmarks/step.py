@@ -14,7 +14,6 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1 for fewer page faults.
 """
 
 import json
-import tempfile
 import time
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from jaxvae import cli
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import PlannedBatch
 from jaxvae.errors import UserError
-from jaxvae.train.setup import Setup, count_parameters, prepare
+from jaxvae.train.build import Parts, build, count_parameters
 from jaxvae.train.sharding import batch_sharding, put
 
 _AGAINST = flags.DEFINE_enum("against", None, ["torch"], "Time the task's twin in this framework as well.")
@@ -38,20 +37,18 @@ _JSON = flags.DEFINE_string("json", "", "File for the numbers.")
 flags.register_validator(_JSON, lambda path: Path(path).parent.is_dir(), "its folder does not exist")
 
 MIB = 2**20
+DEFAULT = Path(__file__).parents[1] / "configs" / "glyph_vae.py:quickstart"
 
 
 def main() -> None:
-    config = cli.config()
+    config = cli.config(default=DEFAULT)
     capacity = parse_capacity(_CAPACITY.value)
     twin_module = find_twin(config) if _AGAINST.value else None
     # An entry of the compilation cache would be loaded in no time and reported as a compilation.
     jax.config.update("jax_enable_compilation_cache", False)
-    with tempfile.TemporaryDirectory(prefix="jaxvae-step-") as folder:
-        setup = prepare(config, folder)
-        setup.checkpoints.close()
-        setup.lock.close()
-    planned = choose_batch(setup, capacity)
-    numbers = measure(setup, planned, twin_module, _ROUNDS.value)
+    parts = build(config, lambda line: None)
+    planned = choose_batch(parts, capacity)
+    numbers = measure(parts, planned, twin_module, _ROUNDS.value)
     if _JSON.value:
         Path(_JSON.value).write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     print(report(numbers))
@@ -65,16 +62,16 @@ def parse_capacity(sizes: list[str]) -> tuple[int, ...]:
         raise UserError(f"--capacity={','.join(sizes)}: give whole numbers, separated by commas") from None
 
 
-def choose_batch(setup: Setup, capacity: tuple[int, ...]) -> PlannedBatch:
+def choose_batch(parts: Parts, capacity: tuple[int, ...]) -> PlannedBatch:
     """The widest batch of the first epoch that fits into `capacity`, padded to it; () is the largest there is.
 
     Raises:
       UserError: if the data has no such capacity, or every batch is wider.
     """
-    capacities = [tuple(found) for found in setup.parts.sources["train"].capacities]
+    capacities = [tuple(found) for found in parts.sources["train"].capacities]
     largest = capacities[-1]
     capacity = capacity or largest
-    plan = setup.parts.plan
+    plan = parts.plan
     epoch = [plan.batch(step) for step in range(plan.steps_per_epoch)]
     fitting = [planned for planned in epoch if fits(planned.capacity, capacity)]
     if len(capacity) != len(largest) or not fits(capacity, largest) or not fitting:
@@ -92,10 +89,10 @@ def fits(sizes: tuple[int, ...], capacity: tuple[int, ...]) -> bool:
 class JaxvaeStep:
     """The compiled train step on one batch; every call makes an update and waits for it."""
 
-    def __init__(self, setup: Setup, batch: dict[str, np.ndarray]):
-        self.state, self.batch = setup.state, put(batch, batch_sharding(setup.parts.mesh))
+    def __init__(self, parts: Parts, batch: dict[str, np.ndarray]):
+        self.state, self.batch = parts.create(), put(batch, batch_sharding(parts.mesh))
         since = time.perf_counter()
-        traced = setup.dispatch.single.trace(self.state, self.batch)
+        traced = parts.dispatch().single.trace(self.state, self.batch)
         lowered = traced.lower()
         self.trace_s = time.perf_counter() - since
         self.compiled = lowered.compile()
@@ -107,12 +104,12 @@ class JaxvaeStep:
         return stats
 
 
-def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> dict:
+def measure(parts: Parts, planned: PlannedBatch, twin_module, rounds: int) -> dict:
     """All numbers, JSON-able; times in seconds, memory in bytes."""
-    config = setup.parts.config
-    batch = assemble(setup.parts.plan, planned, setup.parts.rows)
-    parameters = count_parameters(setup.state.params)
-    step = JaxvaeStep(setup, batch)
+    config = parts.config
+    batch = assemble(parts.plan, planned, parts.rows)
+    parameters = count_parameters(parts.like.params)
+    step = JaxvaeStep(parts, batch)
     numbers = {
         "task": config.task,
         "preset": config.preset,
@@ -130,9 +127,9 @@ def measure(setup: Setup, planned: PlannedBatch, twin_module, rounds: int) -> di
     }
     functions = {"jaxvae": step}
     if twin_module:
-        twin = twin_module.TorchTwin(config, setup.state.params, setup.state.collections, batch)
+        twin = twin_module.TorchTwin(config, step.state.params, step.state.collections, batch)
         numbers["versions"] |= versions("torch")
-        numbers["difference"] = prove_equal(setup, step, twin)
+        numbers["difference"] = prove_equal(parts, step, twin)
         functions["torch"] = twin.step
     times = in_turn(functions, rounds)
     numbers["rounds"] = rounds

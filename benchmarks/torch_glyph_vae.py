@@ -23,6 +23,7 @@ from torch import nn
 from jaxvae.config import require
 from jaxvae.convert.glyph_vae import glyph_vae
 from jaxvae.convert.names import from_flax
+from jaxvae.errors import UserError
 from jaxvae.models.glyph_vae import LOGVAR_BOUNDS
 from jaxvae.nn.positions import sinusoid_1d, sinusoid_2d
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
@@ -196,7 +197,12 @@ class Decoder(nn.Module):
 
 def check(config) -> None:
     """Refuses what `make_optimizer` cannot do."""
-    require(config, "optim.name", config.optim.name == "adamw", "--against=torch compares adamw only")
+    c, what = config.optim, "--against=torch compares"
+    require(config, "optim.name", c.name == "adamw", f"{what} adamw only")
+    require(config, "optim.clip.name", c.clip.name == "norm", f"{what} a fixed limit only: norm")
+    require(config, "optim.freeze", not c.freeze, f"{what} whole models only: ''")
+    if c.groups:
+        raise UserError(f"config.optim.groups.{next(iter(c.groups))}: {what} one group only")
 
 
 class TorchTwin:

@@ -60,7 +60,7 @@ def find_twin(config) -> ModuleType:
     if config.task not in TORCH_TWINS:
         raise UserError(f"--against=torch: task {config.task} has no twin, only {', '.join(TORCH_TWINS)}")
     if importlib.util.find_spec("torch") is None:
-        raise UserError("--against=torch: torch is not installed: pip install 'jaxvae[torch]'")
+        raise UserError("--against=torch: torch is not installed: pip install -e '.[torch]'")
     if jax.device_count() > 1 or jax.default_backend() != "cpu":
         raise UserError("--against=torch compares on one CPU: set JAX_PLATFORMS=cpu")
     what = "--against=torch compares"
@@ -71,23 +71,23 @@ def find_twin(config) -> ModuleType:
     return module
 
 
-def prove_equal(setup, step, twin: Twin) -> dict[str, float]:
+def prove_equal(parts, step, twin: Twin) -> dict[str, float]:
     """Relative differences of loss, loss terms and the gradient's norm: same weights, batch and noise.
 
     Args:
-      setup: `jaxvae.train.setup.Setup`, its state fresh.
-      step: has `compiled`, setup's train step, and `batch`, on the device.
+      parts: `jaxvae.train.build.Parts`.
+      step: has a fresh `state`, `compiled`, the train step, and `batch`, on the device.
 
     Raises:
       RuntimeError: if one is above `TOLERANCE` or the twin does not give it: then the two do not compute the same,
         and times mean nothing.
     """
     updates = twin.compared_at
-    state = jax.tree.map(lambda x: x.copy(), setup.state)  # the step eats it
-    state = state.replace(step=jax.device_put(np.int32(updates), setup.state.step.sharding))
+    state = jax.tree.map(lambda x: x.copy(), step.state)  # the step eats it
+    state = state.replace(step=jax.device_put(np.int32(updates), step.state.step.sharding))
     key = jax.random.fold_in(jax.random.fold_in(state.key, TRAIN), updates)
-    draws = setup.parts.task.draws(example_keys(key, jnp.arange(setup.parts.rows)), step.batch)
-    _, stats = step.compiled(state, step.batch)
+    draws = parts.task.draws(example_keys(key, jnp.arange(parts.rows)), step.batch)
+    _, stats, _ = step.compiled(state, step.batch)
     theirs = twin.losses(jax.tree.map(np.asarray, draws))
     names = [name for name in stats if name in ("loss", "grad_norm") or name.startswith("term_")]
     pairs = {name: (float(stats[name].compute()), theirs.get(name, math.nan)) for name in names}

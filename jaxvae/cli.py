@@ -61,15 +61,18 @@ def no_config(where: str) -> None:
         raise UserError(f"--config is not for this script: the configuration is {where}")
 
 
-def config() -> ConfigDict:
-    """The configuration that the flags name, with its overrides.
+def config(default: Path | None = None) -> ConfigDict:
+    """The configuration that the flags name, with its overrides; without --config that of `default` (file:preset).
 
     Raises:
-      UserError: if --config was not given.
+      UserError: if --config was not given and there is no default.
     """
-    if _CONFIG.value is None:
+    if _CONFIG.value is not None:
+        return _CONFIG.value
+    if default is None:
         raise UserError("--config is missing: give --config=configs/<system>.py[:PRESET]")
-    return _CONFIG.value
+    path, _, preset = str(default).partition(":")
+    return load_module(Path(path)).get_config(preset)
 
 
 def config_path() -> Path:
@@ -138,6 +141,8 @@ def _parse(argv: list[str]) -> list[str]:
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
         hint = f": did you mean --{near[0]}?" if near else ""
+        if error.flagname.startswith(("config.", "noconfig.")):
+            hint = ": give --config=FILE[:PRESET] before it"
         fail(f"option --{error.flagname} is unknown{hint}")
     except flags.IllegalFlagValueError as error:
         fail(_describe_value(error))

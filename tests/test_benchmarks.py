@@ -12,18 +12,18 @@ import pytest
 from tiny import CHANGES, ROOT, tiny_config
 
 from jaxvae import tasks
-from jaxvae.cli import load_module
 from jaxvae.data.plan import PlannedBatch
 from jaxvae.errors import UserError
 from jaxvae.stats import Mean
+from jaxvae.train.dispatch import Sent
 from jaxvae.train.state import State
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import step as step_command
 import twins
 
 BENCHMARKS = ROOT / "benchmarks"
-step_command = load_module(BENCHMARKS / "step.py")
 
 CONFIG = "--config=configs/glyph_vae.py:quickstart"
 TINY = [f"--config.{key}={value}" for key, value in CHANGES["glyph_vae"].items()]
@@ -36,7 +36,7 @@ SHAPES = {"4x1x8x8x4": [4, 1, 8, 8, 4], "4x2x4x6x2": [4, 2, 4, 6, 2]}
 MIB = 2**20
 
 needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="torch is not installed: pip install 'jaxvae[torch]'"
+    importlib.util.find_spec("torch") is None, reason="torch is not installed: pip install -e '.[torch]'"
 )
 
 
@@ -55,7 +55,7 @@ def command(run_python, tmp_path):
 
 def test_every_command_that_measures_is_tested_here():
     commands = {path.name for path in BENCHMARKS.glob("*.py") if '"rounds"' in path.read_text(encoding="utf-8")}
-    assert commands == {"attention.py", "step.py"}
+    assert commands == {"attention.py", "dispatch.py", "step.py"}
 
 
 # The train step
@@ -208,7 +208,6 @@ def test_a_capacity_of_several_sizes_holds_each_of_them():
 @pytest.mark.parametrize(
     ("script", "arguments", "parts"),
     [
-        ("step.py", [], ["--config"]),
         ("step.py", [CONFIG, "--capacity=abc"], ["--capacity=abc", "numbers"]),
         ("step.py", [CONFIG, *TINY, "--capacity=9999"], ["--capacity=9999", "the data has"]),
         ("step.py", [CONFIG, "--json=no/such/folder/x.json"], ["--json", "folder"]),
@@ -239,7 +238,16 @@ def test_without_torch_there_is_a_hint_at_how_to_install_it(monkeypatch):
 
 
 @needs_torch
-@pytest.mark.parametrize("change", [{"precision__compute": "bfloat16"}, {"optim__accum": 2}, {"optim__name": "sgd"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision__compute": "bfloat16"},
+        {"optim__accum": 2},
+        {"optim__name": "sgd"},
+        {"optim__clip__name": "percentile"},
+        {"optim__freeze": "encoder"},
+    ],
+)
 def test_a_twin_refuses_what_it_cannot_do(change):
     assert twins.find_twin(tiny_config("glyph_vae")).TorchTwin
     with pytest.raises(UserError, match=next(iter(change)).replace("__", ".")):
@@ -261,15 +269,16 @@ class OtherTwin:
 
 def prove(twin):
     """`prove_equal` on a step whose loss is the number of updates made before it."""
-    state = State(jnp.int32(0), {"w": jnp.ones(2)}, {}, (), {}, jax.random.key(0))
+    zero = jnp.int32(0)
+    state = State({"w": jnp.ones(2)}, step=zero, updates=zero, skips=zero, key=jax.random.key(0))
 
     def compiled(state, batch):
         stats = {"loss": state.step, "term_x": state.step - 7, "grad_norm": jnp.float32(2.0), "lr": jnp.float32(3.0)}
-        return state, {name: Mean.per_batch(value) for name, value in stats.items()}
+        return Sent(state, {name: Mean.per_batch(value) for name, value in stats.items()}, jnp.int32(0))
 
     task = SimpleNamespace(draws=lambda keys, batch: {"noise": jax.vmap(jax.random.normal)(keys) + batch["shift"]})
-    setup = SimpleNamespace(state=state, rows=3, task=task)
-    return twins.prove_equal(setup, SimpleNamespace(compiled=compiled, batch={"shift": 5.0}), twin)
+    step = SimpleNamespace(state=state, compiled=compiled, batch={"shift": 5.0})
+    return twins.prove_equal(SimpleNamespace(rows=3, task=task), step, twin)
 
 
 def test_equality_is_proved_at_the_step_that_the_twin_names():
@@ -296,6 +305,20 @@ def test_a_twin_that_computes_something_else_is_found(wrong, named):
         prove(twin)
 
 
+# Blocks of updates
+
+
+def test_a_block_is_compared_with_single_updates(command):
+    numbers, text = command("dispatch.py", CONFIG, *TINY, "--updates=2")
+    assert numbers["updates"] == 2 and numbers["ratio"] == pytest.approx(numbers["block"] / numbers["single"])
+    assert f"ratio {numbers['ratio']:.2f}" in text and f"{1e3 * numbers['block']:.2f} ms in a block of 2" in text
+
+
+def test_a_block_larger_than_the_data_is_refused(run_python):
+    found = run_python(BENCHMARKS / "dispatch.py", CONFIG, *TINY, "--updates=99")
+    assert found.returncode == 2 and "--updates=99: the data has" in found.stderr
+
+
 # Attention
 
 
@@ -303,7 +326,7 @@ def test_attention_compares_all_variants_on_every_shape(command):
     numbers, text = command("attention.py", f"--shapes={','.join(SHAPES)}")
     baseline, lines = numbers["baseline"], text.splitlines()
     assert baseline == ("torch" if importlib.util.find_spec("torch") else "naive")
-    assert numbers["jax"] == jax.__version__ and numbers["devices"] == ["cpu cpu"]
+    assert numbers["versions"]["jax"] == jax.__version__ and numbers["devices"] == ["cpu"]
     for name, shape in SHAPES.items():
         rows = {row["variant"]: row for row in numbers["rows"] if row["shape"] == shape}
         assert {"library", "library, in one piece", "naive", "lean", baseline} <= rows.keys()

@@ -12,12 +12,15 @@ from jaxvae.config import require, validate_trainer
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
 from jaxvae.data.source import Source
+from jaxvae.nn.barriers import compiler_options
 from jaxvae.tasks.task import Task
+from jaxvae.train.dispatch import Dispatch
 from jaxvae.train.evaluate import Evaluator
 from jaxvae.train.length import last_step
 from jaxvae.train.optim import Optimizer, optimizer_for
 from jaxvae.train.sharding import make_mesh, state_shardings
 from jaxvae.train.state import State, create_state
+from jaxvae.train.step import make_train_step
 
 
 @dataclass
@@ -43,10 +46,16 @@ class Parts:
     like: State
     create: Callable[[], State]
 
+    def dispatch(self) -> Dispatch:
+        """The updates, to be compiled."""
+        step = make_train_step(self.task, self.optimizer, self.config)
+        return Dispatch(step, self.mesh, self.shardings, compiler_options())
+
     def evaluator(self, split: str) -> Evaluator:
         """An evaluator of one of the sources."""
         c = self.config
-        return Evaluator(self.task, self.sources[split], c.data.batch_size, self.rows, c.data.workers, self.mesh, c)
+        batch_size = min(self.rows, c.data.batch_size)
+        return Evaluator(self.task, self.sources[split], batch_size, self.rows, c.data.workers, self.mesh, c)
 
 
 def build(config, report: Callable[[str], None]) -> Parts:
@@ -63,7 +72,8 @@ def build(config, report: Callable[[str], None]) -> Parts:
     _check_task_allows(task, config)
     mesh = make_mesh(config)
     sources = task.sources(report)
-    batch_size = config.data.batch_size
+    # A batch larger than the data would be padding for the most part.
+    batch_size = min(config.data.batch_size, len(sources["train"]))
     rows = _round_up(batch_size, jax.device_count() * config.optim.accum)
     plan = Plan(sources["train"], batch_size, config.seed, run_length=config.train.steps_per_dispatch)
     total_steps = last_step(config.train.total_steps, config.train.epochs, plan.steps_per_epoch)

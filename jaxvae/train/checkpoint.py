@@ -175,6 +175,14 @@ class Checkpoints:
         """
         return self._extra(step)["memory"]
 
+    def digests(self, step: int) -> dict[str, int]:
+        """{name: digest} of every array that was saved in the checkpoint at `step`.
+
+        Raises:
+          Damaged: if they cannot be read.
+        """
+        return self._extra(step)["digests"]
+
     def read(self, step: int, target: dict[str, Any]) -> dict[str, Any]:
         """Some arrays of the checkpoint at `step`: those of `target`, a part of `_plain` of its state.
 
@@ -187,7 +195,7 @@ class Checkpoints:
         restore = ocp.args.PyTreeRestore(item=target, restore_args=args, partial_restore=True)
         with _reading():
             state = self.manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
-        written, found = self._extra(step)["digests"], digests(state)
+        written, found = self.digests(step), digests(state)
         for name, digest in found.items():
             if written.get(name) != digest:
                 raise Damaged(f"{name} is not what was saved")

@@ -1,5 +1,6 @@
 """Signals that ask a training to end: it makes its step to the end, saves, and goes."""
 
+import os
 import signal
 import threading
 
@@ -7,8 +8,8 @@ import threading
 class Interrupt:
     """While it is entered, SIGTERM and SIGINT (Ctrl-C) are noted in `received` instead of ending the process.
 
-    A second SIGINT ends it at once, for whoever cannot wait. In a thread other than the main one signals are left
-    alone, as Python hands them to the main thread only.
+    A second SIGINT ends the process at once, for whoever cannot wait. In a thread other than the main one signals are
+    left alone, as Python hands them to the main thread only.
     """
 
     def __init__(self):
@@ -27,5 +28,7 @@ class Interrupt:
 
     def _note(self, number: int, frame) -> None:
         del frame
+        if self.received == signal.SIGINT == number:
+            # Not as an exception: XLA crashes if one passes through it while it compiles.
+            os._exit(130)
         self.received = signal.Signals(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)

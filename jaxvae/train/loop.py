@@ -91,15 +91,21 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
     wanted = blocks(parts.plan, start, stop, train.steps_per_dispatch, intervals)
     loader = Loader(parts.plan, parts.rows, wanted, parts.config.data.workers, local_rows(parts.mesh, parts.rows))
     in_flight: collections.deque = collections.deque()
+    ready: set = set()
     if actions.watch.stopped:
         raise Stopped(f"stopped before: {actions.watch.stopped};")
     for block, batch in loader:
+        planned = [parts.plan.batch(step) for step in block]
+        program = (planned[0].capacity, len(block))
+        if program not in ready:
+            # Updates under way are training, and what follows is compilation.
+            jax.block_until_ready(setup.state.step)
+            ready.add(program)
         traces, since = setup.dispatch.traces, time.perf_counter()
         setup.state, stats, skips = setup.dispatch(setup.state, block, batch)
-        planned = [parts.plan.batch(step) for step in block]
         if setup.dispatch.traces > traces:
             seconds = time.perf_counter() - since
-            recorder.pause(seconds)
+            recorder.compiled(seconds)
             several = f", {len(block)} updates at once," if len(block) > 1 else ""
             console.line(
                 f"compiled the step for examples of up to {planned[0].capacity}{several} in {seconds:.1f} s "
@@ -126,8 +132,11 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
             received = interrupt.received or signal.SIGTERM
             actions.at(step, {"save"})
             raise Stopped(f"ended by {received.name}", received)
-    for skips, _ in in_flight:
+    for skips, examples in in_flight:
         _check_skips(int(skips), train.max_skips, setup)
+        recorder.completed(examples)
+    if stop % train.log_every:
+        recorder.show_open(stop, loader.waited)
 
 
 def _check_skips(skips: int, allowed: int, setup: Setup) -> None:

@@ -8,7 +8,6 @@ import jax
 
 from jaxvae.config import validate_trainer
 from jaxvae.errors import UserError
-from jaxvae.nn.barriers import compiler_options
 from jaxvae.run import Run
 from jaxvae.train.build import Parts, build, count_parameters
 from jaxvae.train.checkpoint import Checkpoints
@@ -19,7 +18,6 @@ from jaxvae.train.init_from import init_from
 from jaxvae.train.length import changes
 from jaxvae.train.lock import RunLock
 from jaxvae.train.state import State
-from jaxvae.train.step import make_train_step
 
 
 @dataclass
@@ -94,7 +92,6 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
         run.rewind(step if memory else -1, parts.task.captions)
         checkpoints.set_aside(step)
     wait_for_all("run folder")
-    step_function = make_train_step(parts.task, parts.optimizer, config)
     notes.append(_summary(parts, run))
     return Setup(
         parts=parts,
@@ -104,7 +101,7 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
         checkpoints=checkpoints,
         state=state,
         memory=memory,
-        dispatch=Dispatch(step_function, parts.mesh, parts.shardings, compiler_options()),
+        dispatch=parts.dispatch(),
         notes=notes,
     )
 

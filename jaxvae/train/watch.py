@@ -36,20 +36,20 @@ class Watch:
         return {"monitors": {name: m.memory() for name, m in self.monitors.items()}, "stopped": self.stopped}
 
     def check_metrics(self, known: set[str]) -> None:
-        """Refuses a monitor of a metric that is not logged; `known` may hold those of validation alone, as at first.
+        """Refuses a monitor of a metric that is not logged; at first `known` holds those of validation alone.
 
         Raises:
           UserError: naming the row and what there is.
         """
-        splits = {metric.split("/")[0] for metric in known}
+        training = any(metric.startswith("train/") for metric in known)
         for name, monitor in self.monitors.items():
-            if monitor.metric not in known and (monitor.metric.split("/")[0] in splits or "/" not in monitor.metric):
+            if monitor.metric not in known and (training or not monitor.metric.startswith("train/")):
                 raise UserError(
                     f"config.monitors.{name}.metric = {monitor.metric!r} is not logged: there are "
                     f"{', '.join(sorted(known))}"
                 )
 
-    def observe(self, values: Mapping[str, float], lr_scale: Mapping[str, float]) -> Outcome:
+    def observe(self, values: Mapping[str, float | None], lr_scale: Mapping[str, float]) -> Outcome:
         """Shows every monitor the value of its metric, if there is one."""
         lines, reduced = [], {}
         for name, monitor in self.monitors.items():

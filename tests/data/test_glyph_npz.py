@@ -121,7 +121,7 @@ BROKEN = {
     "contours that go back": ("contour_ids", slice(None), [0, 1, 1, 0] + [-1] * 8, MISCOUNTED, "contour_ids[1, 3] = 0"),
     "a contour left out": ("contour_ids", 3, 2, MISCOUNTED, "contour_ids[1, 3] = 2"),
     "contour ids in part": ("contour_ids", 0, -1, MISCOUNTED, "contour_ids[1, 0] = -1"),
-    "drawing before M": ("seq_cmd", 1, Z, "row that draws before its first M", "seq_cmd[1, 1] = 5"),
+    "drawing before M": ("seq_cmd", 1, Z, "row drawing before its first M", "seq_cmd[1, 1] = 5"),
     "an id on END alone": ("contour_ids", slice(0, 4), -1, MISCOUNTED, "contour_ids[1, 0] = -1"),
 }
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from jaxvae.outlines import END, L, M, Q, Z
+from jaxvae.outlines import END, L, M, Q, T, Z
 
 # Rows of the table in which the model looks up contour ids.
 MAX_CONTOURS = 4096
@@ -61,8 +61,8 @@ def _faults(commands, coords, ids, norm, valid) -> Iterator[_Fault]:
         "row without END on the last valid token alone", "seq_cmd", commands, valid & ((commands == END) != is_last)
     )
     begun = np.cumsum(valid & (commands == M), axis=1) > 0
-    early = valid & np.isin(commands, (L, Q, Z)) & ~begun
-    yield _Fault("row that draws before its first M", "seq_cmd", commands, early)
+    early = valid & np.isin(commands, (L, Q, T, Z)) & ~begun
+    yield _Fault("row drawing before its first M", "seq_cmd", commands, early)
     used = valid[..., None]
     yield _Fault("row with a coordinate that is not finite", "seq_arg", coords, used & ~np.isfinite(coords))
     far = used & (np.abs(coords) > MAX_COORDINATE)
