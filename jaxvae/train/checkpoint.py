@@ -115,7 +115,7 @@ class Checkpoints:
         damage: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                state, memory = self._restore(step, like)
+                state, memory = self.restore_at(step, like)
             except Damaged as error:
                 damage[step] = str(error)
                 continue
@@ -130,6 +130,25 @@ class Checkpoints:
             f"checkpoint {self.folder / str(newest)} is damaged ({why}) and there is no sound one before it: choose "
             "another --workdir"
         )
+
+    def restore_at(self, step: int, like: State, whole: bool = True) -> tuple[State, dict[str, Any]]:
+        """The state at `step`, placed like `like`, and the memory of the host.
+
+        Args:
+          whole: False reads the arrays that `like` has and leaves others alone; fields without any may be empty.
+
+        Raises:
+          Damaged: if they cannot be read, or not as they were written.
+          UserError: if arrays have other names, shapes or types than those of `like`.
+        """
+        target = _plain(like)
+        found, wanted = self.arrays(step), by_name(target)
+        if not whole:
+            target = {field: tree for field, tree in target.items() if jax.tree.leaves(tree)}
+            found = {name: array for name, array in found.items() if name in wanted}
+        _check_same(self.folder / str(step), found, wanted)
+        state = State(**self.read(step, target))
+        return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
 
     def set_aside(self, step: int) -> None:
         """Renames checkpoints after `step`, which `restore` found damaged: their steps will be saved again."""
@@ -195,12 +214,6 @@ class Checkpoints:
     def close(self) -> None:
         with self._writing():
             self.manager.close()
-
-    def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
-        target = _plain(like)
-        _check_same(self.folder / str(step), self.arrays(step), by_name(target))
-        state = State(**self.read(step, target))
-        return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
 
     def _extra(self, step: int) -> dict[str, Any]:
         with _reading():
@@ -269,7 +282,7 @@ def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> No
         if there != here:
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} is {there} there and {here} here; give the "
-                "run's own config or another --workdir"
+                "run's own config, or another run folder"
             )
 
 
