@@ -22,6 +22,10 @@ The same model from PyTorch's fastest stock layers (`torch_<task>.py`): same wei
 AdamW and clipping; equal in losses and norms of gradients before anything is timed. jaxvae's step also keeps an
 average of the weights, metrics and a check for numbers that are not finite.
 """
+DISPATCH = """## Several updates at once
+
+`train.steps_per_dispatch`: a block of updates as one program against the same updates one by one, ms per update.
+"""
 ATTENTION = """## Attention
 
 Forward and backward, with a key mask, examples x heads x queries x keys x width of a head: time relative to
@@ -33,8 +37,28 @@ PyTorch's `scaled_dot_product_attention`, in brackets MiB of temporary memory. `
 def main() -> None:
     steps = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("step-*.json"))]
     attention = json.loads((HERE / "results" / "attention.json").read_text())
-    sections = [INTRODUCTION, STEP, steps_table(steps), commands(steps), ATTENTION, attention_table(attention)]
-    write_text(HERE / "README.md", "\n".join([*sections, commands([attention])]))
+    blocks = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("dispatch-*.json"))]
+    sections = [INTRODUCTION, STEP, steps_table(steps), commands(steps)]
+    sections += [DISPATCH, dispatch_table(blocks), commands(blocks)]
+    sections += [ATTENTION, attention_table(attention), commands([attention])]
+    write_text(HERE / "README.md", "\n".join(sections))
+
+
+def dispatch_table(runs: list[dict]) -> str:
+    return table(
+        [
+            {
+                "preset": run["preset"],
+                "parameters": f"{run['parameters'] / 1e6:.2f}M",
+                "examples x size": f"{run['examples']} x {'x'.join(map(str, run['capacity']))}",
+                "updates": str(run["updates"]),
+                "one by one": f"{1e3 * run['single']:.1f}",
+                "in a block": f"{1e3 * run['block']:.1f}",
+                "ratio": f"{run['ratio']:.2f}",
+            }
+            for run in runs
+        ]
+    )
 
 
 def attention_table(run: dict) -> str:

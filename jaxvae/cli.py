@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -21,11 +21,18 @@ from jaxvae.errors import UserError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/<system>.py[:PRESET]")
 
 
-def run(main: Callable[[], None]) -> None:
+GOES_ON = "stopped: the same command goes on from the newest checkpoint"
+
+
+def run(main: Callable[..., None], arguments: Sequence[str] = (), interrupted: str = GOES_ON) -> None:
     """Parses the flags, calls `main` and turns a user's mistakes into one line and status 2.
 
     Compiled programs are kept in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another: the second
     start of a training is a matter of seconds.
+
+    Args:
+      arguments: names of what `main` takes in this order, given without a flag.
+      interrupted: what is said after Ctrl-C.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxvae" / "compiled"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))  # read when jax is imported, which is later
@@ -34,16 +41,24 @@ def run(main: Callable[[], None]) -> None:
         # jax and orbax tell absl's log of their every step; warnings and errors stay.
         logging.set_verbosity(logging.WARNING)
         try:
-            if len(argv) > 1:
-                raise UserError(f"argument {argv[1]!r} is not understood: options begin with --")
-            main()
+            main(*_positional(argv[1:], arguments))
         except UserError as error:
             fail(str(error))
         except KeyboardInterrupt:
-            print("stopped: the same command goes on from the newest checkpoint", file=sys.stderr)
+            print(interrupted, file=sys.stderr)
             raise SystemExit(130) from None
 
     app.run(guarded, flags_parser=_parse)
+
+
+def no_config(where: str) -> None:
+    """For a script that takes its configuration from `where`.
+
+    Raises:
+      UserError: if --config was given.
+    """
+    if _CONFIG.value is not None:
+        raise UserError(f"--config is not for this script: the configuration is {where}")
 
 
 def config(default: Path | None = None) -> ConfigDict:
@@ -107,15 +122,27 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
+def _positional(given: list[str], names: Sequence[str]) -> list[str]:
+    if len(given) > len(names):
+        raise UserError(f"argument {given[len(names)]!r} is not understood: options begin with --")
+    if len(given) < len(names):
+        usage = shlex.join(["python", sys.argv[0], *names])
+        raise UserError(f"{names[len(given)]} is missing: {usage} [options]")
+    return given
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         _check_config(argv)
+        flags.FLAGS.set_gnu_getopt()  # options may follow what is given without a flag
         return flags.FLAGS(argv)
     except UserError as error:
         fail(str(error))
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, list(flags.FLAGS), n=1)
         hint = f": did you mean --{near[0]}?" if near else ""
+        if error.flagname.startswith(("config.", "noconfig.")):
+            hint = ": give --config=FILE[:PRESET] before it"
         fail(f"option --{error.flagname} is unknown{hint}")
     except flags.IllegalFlagValueError as error:
         fail(_describe_value(error))
@@ -125,13 +152,13 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _describe_value(error: flags.IllegalFlagValueError) -> str:
     """'config.data.batch_size = 1.5: ...' from absl's words, which speak of Python's conversions."""
-    match = re.match(r"flag --(config\.[\w.]+)=(.*?): ", str(error), re.DOTALL)
+    match = re.match(r"flag --([\w.]+)=(.*?): ", str(error), re.DOTALL)
     if not match:
         return str(error)
-    key, value = match.groups()
-    kind = flags.FLAGS[key].flag_type()
+    name, value = match.groups()
+    kind = flags.FLAGS[name].flag_type()
     expected = {"bool": "true or false", "int": "a whole number", "float": "a number"}
-    return f"{key} = {value}: must be {expected.get(kind, kind)}"
+    return f"{name if name.startswith('config.') else '--' + name} = {value}: must be {expected.get(kind, kind)}"
 
 
 def _check_config(argv: list[str]) -> None:

@@ -166,6 +166,9 @@ def range_row(metric: str = "", low: float = -1e30, high: float = 1e30, action: 
     return ConfigDict(dict(kind="range", metric=metric, low=low, high=high, action=action))
 
 
+MONITOR_ROWS = {"early_stop": early_stop_row, "plateau": plateau_row, "range": range_row}
+
+
 def apply_preset(config: ConfigDict, presets: Mapping[str, Preset], name: str) -> ConfigDict:
     """The base with one preset's differences, locked.
 
@@ -198,6 +201,31 @@ def to_plain(config: ConfigDict | Mapping) -> dict[str, Any]:
         else (list(value) if isinstance(value, tuple) else value)
         for key, value in config.items()
     }
+
+
+def from_plain(plain: Mapping) -> ConfigDict:
+    """The inverse of `to_plain`: a configuration, locked, with the types that the plain values have.
+
+    Raises:
+      UserError: if a key of the trainer, or of one of its rows, is missing or of another type.
+    """
+    config = ConfigDict(plain)
+    try:
+        wanted = trainer_config()
+        wanted.optim.ema = {name: ema_row(decay=0.5) for name in config.optim.ema}
+        wanted.optim.groups = {name: group_row(match="") for name in config.optim.groups}
+        wanted.monitors = {name: MONITOR_ROWS[row.kind]() for name, row in config.monitors.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        what = str(error.args[0]).strip("'\"")
+        raise UserError(f"no configuration of this version of jaxvae: {what} is missing or unknown") from None
+    found = flatten(config)
+    for key, default in flatten(wanted).items():
+        if key not in found:
+            raise UserError(f"no configuration of this version of jaxvae: {key} is missing")
+        value = found[key]
+        if type(value) is not type(default) and not (type(value) is int and type(default) is float):
+            raise UserError(f"{key} = {value!r}: must be of the kind of {default!r}")
+    return config.lock()
 
 
 def difference(old: Mapping, new: Mapping) -> dict[str, tuple[Any, Any]]:
@@ -286,7 +314,7 @@ def _validate_rows(c: ConfigDict) -> None:
         require_not_negative(c, f"{key}.decay_factor", f"{key}.clip", f"{key}.start_step")
     for name, row in c.monitors.items():
         key = f"monitors.{name}"
-        require_one_of(c, f"{key}.kind", ("early_stop", "plateau", "range"))
+        require_one_of(c, f"{key}.kind", MONITOR_ROWS)
         if row.kind == "range":
             require(c, f"{key}.low", row.low <= row.high, f"must be at most config.{key}.high = {row.high}")
             require_one_of(c, f"{key}.action", ("warn", "stop"))

@@ -21,7 +21,9 @@ from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxvae.config import difference, to_plain
+from ml_collections import ConfigDict
+
+from jaxvae.config import difference, from_plain, to_plain
 from jaxvae.errors import UserError
 
 # Keys that may change between two starts of one run: they alter how long, how often and on what a run works, not
@@ -60,6 +62,20 @@ class Run:
         self.folder = Path(folder)
         self.config_path = self.folder / "config.json"
         self.metrics_path = self.folder / "metrics.jsonl"
+
+    def config(self) -> ConfigDict:
+        """The configuration of the run's last start, locked.
+
+        Raises:
+          UserError: if the folder holds no run, or its config.json is not one of this version.
+        """
+        if not self.config_path.is_file():
+            raise UserError(f"{self.folder} is no run folder: it has no config.json")
+        plain = read_json(self.config_path)
+        try:
+            return from_plain(plain if isinstance(plain, dict) else {})
+        except UserError as error:
+            raise UserError(f"{self.config_path}: {error}") from None
 
     def check(self, config) -> dict[str, tuple[Any, Any]]:
         """Whether a training with `config` may start, or continue, here.
@@ -138,6 +154,22 @@ class Run:
     def picture(self, name: str, step: int) -> Path:
         """Where the picture `name` of a step belongs."""
         return self.folder / "samples" / f"{name}-{step:07d}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint of a step."""
+        return self.folder / "checkpoints" / str(step)
+
+    def fingerprint(self, split: str) -> str:
+        """The digest of the examples of a split at the run's last start.
+
+        Raises:
+          UserError: if data.json does not have it.
+        """
+        path = self.folder / "data.json"
+        try:
+            return read_json(path)["splits"][split]["fingerprint"]
+        except (KeyError, TypeError):
+            raise UserError(f"{path} has no fingerprint of the split {split!r}") from None
 
     def rewind(self, step: int, pictures: Container[str]) -> None:
         """Drops rows and `pictures` after `step`: a run that resumes from a checkpoint writes them again, once."""

@@ -55,7 +55,7 @@ def command(run_python, tmp_path):
 
 def test_every_command_that_measures_is_tested_here():
     commands = {path.name for path in BENCHMARKS.glob("*.py") if '"rounds"' in path.read_text(encoding="utf-8")}
-    assert commands == {"attention.py", "step.py"}
+    assert commands == {"attention.py", "dispatch.py", "step.py"}
 
 
 # The train step
@@ -303,6 +303,20 @@ def test_a_twin_that_computes_something_else_is_found(wrong, named):
     twin = OtherTwin(**{name: value for name, value in losses.items() if value is not None})
     with pytest.raises(RuntimeError, match=f"differ by more than .*'{named}'"):
         prove(twin)
+
+
+# Blocks of updates
+
+
+def test_a_block_is_compared_with_single_updates(command):
+    numbers, text = command("dispatch.py", CONFIG, *TINY, "--updates=2")
+    assert numbers["updates"] == 2 and numbers["ratio"] == pytest.approx(numbers["block"] / numbers["single"])
+    assert f"ratio {numbers['ratio']:.2f}" in text and f"{1e3 * numbers['block']:.2f} ms in a block of 2" in text
+
+
+def test_a_block_larger_than_the_data_is_refused(run_python):
+    found = run_python(BENCHMARKS / "dispatch.py", CONFIG, *TINY, "--updates=99")
+    assert found.returncode == 2 and "--updates=99: the data has" in found.stderr
 
 
 # Attention

@@ -19,7 +19,7 @@ from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
 from jaxvae.errors import UserError
 from jaxvae.train.digest import digests
-from jaxvae.train.orbax_noise import one_exception
+from jaxvae.train.orbax_noise import silence
 from jaxvae.train.patterns import by_name
 from jaxvae.train.state import State
 
@@ -52,6 +52,7 @@ class Checkpoints:
     def __init__(
         self, folder: str | Path, keep: int = 1, keep_best: int = 0, best_mode: str = "min", keep_every: int = 0
     ):
+        silence()
         self.folder = Path(folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away, or choose another --workdir")
@@ -114,7 +115,7 @@ class Checkpoints:
         damage: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                state, memory = self._restore(step, like)
+                state, memory = self.restore_at(step, like)
             except Damaged as error:
                 damage[step] = str(error)
                 continue
@@ -129,6 +130,25 @@ class Checkpoints:
             f"checkpoint {self.folder / str(newest)} is damaged ({why}) and there is no sound one before it: choose "
             "another --workdir"
         )
+
+    def restore_at(self, step: int, like: State, whole: bool = True) -> tuple[State, dict[str, Any]]:
+        """The state at `step`, placed like `like`, and the memory of the host.
+
+        Args:
+          whole: False reads the arrays that `like` has and leaves others alone; fields without any may be empty.
+
+        Raises:
+          Damaged: if they cannot be read, or not as they were written.
+          UserError: if arrays have other names, shapes or types than those of `like`.
+        """
+        target = _plain(like)
+        found, wanted = self.arrays(step), by_name(target)
+        if not whole:
+            target = {field: tree for field, tree in target.items() if jax.tree.leaves(tree)}
+            found = {name: array for name, array in found.items() if name in wanted}
+        _check_same(self.folder / str(step), found, wanted)
+        state = State(**self.read(step, target))
+        return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
 
     def set_aside(self, step: int) -> None:
         """Renames checkpoints after `step`, which `restore` found damaged: their steps will be saved again."""
@@ -195,12 +215,6 @@ class Checkpoints:
         with self._writing():
             self.manager.close()
 
-    def _restore(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
-        target = _plain(like)
-        _check_same(self.folder / str(step), self.arrays(step), by_name(target))
-        state = State(**self.read(step, target))
-        return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
-
     def _extra(self, step: int) -> dict[str, Any]:
         with _reading():
             extra = self.manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
@@ -212,11 +226,11 @@ class Checkpoints:
     def _writing(self, step: int | None = None):
         """Turns what orbax raises when it cannot write into one line, and removes what it left half-written."""
         try:
-            with one_exception():
-                yield
+            yield
         except Exception as error:  # orbax raises whatever the layer that stumbled raises
-            for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in self.folder.glob("*"):
+                if leftover.name.isdecimal() and not (leftover / "commit_success.txt").exists():
+                    shutil.rmtree(leftover, ignore_errors=True)
             which = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
             intact = self.steps()
             kept = f"step {intact[-1]} and those before it are intact" if intact else "there is none before it"
@@ -235,15 +249,16 @@ def _sha256(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    text = (str(error).splitlines() or [""])[0]
+    # What failed stands at the beginning, and why at the end.
+    return f"{type(error).__name__}: " + (text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}")
 
 
 @contextlib.contextmanager
 def _reading():
     """Turns what orbax raises when it cannot read into `Damaged`."""
     try:
-        with one_exception():
-            yield
+        yield
     except Exception as error:
         raise Damaged(_first_line(error)) from error
 
@@ -267,7 +282,7 @@ def _check_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> No
         if there != here:
             raise UserError(
                 f"checkpoint {path} is of another architecture: {name} is {there} there and {here} here; give the "
-                "run's own config or another --workdir"
+                "run's own config, or another run folder"
             )
 
 

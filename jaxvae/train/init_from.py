@@ -58,7 +58,9 @@ def find_checkpoint(key: str, text: str) -> tuple[Checkpoints, int]:
       UserError: if there is none.
     """
     path = Path(text).expanduser()
-    folder, step = (path.parent, int(path.name)) if path.name.isdecimal() else (path / "checkpoints", None)
+    folder, step = path / "checkpoints", None
+    if path.name.isdecimal() and not folder.exists():  # a run folder may have such a name too
+        folder, step = path.parent, int(path.name)
     if not folder.is_dir():
         raise UserError(f"{key} = {text!r} is no run with checkpoints, nor one of its checkpoints/<step>")
     checkpoints = Checkpoints(folder)

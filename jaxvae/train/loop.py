@@ -105,7 +105,7 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
         setup.state, stats, skips = setup.dispatch(setup.state, block, batch)
         if setup.dispatch.traces > traces:
             seconds = time.perf_counter() - since
-            recorder.pause(seconds)
+            recorder.compiled(seconds)
             several = f", {len(block)} updates at once," if len(block) > 1 else ""
             console.line(
                 f"compiled the step for examples of up to {planned[0].capacity}{several} in {seconds:.1f} s "
@@ -132,8 +132,11 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
             received = interrupt.received or signal.SIGTERM
             actions.at(step, {"save"})
             raise Stopped(f"ended by {received.name}", received)
-    for skips, _ in in_flight:
+    for skips, examples in in_flight:
         _check_skips(int(skips), train.max_skips, setup)
+        recorder.completed(examples)
+    if stop % train.log_every:
+        recorder.show_open(stop, loader.waited)
 
 
 def _check_skips(skips: int, allowed: int, setup: Setup) -> None:

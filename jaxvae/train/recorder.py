@@ -48,14 +48,14 @@ class Recorder:
         """Time that was not training (compilation, evaluation, pictures): it does not count in examples/s."""
         self.paused += seconds
 
+    def compiled(self, seconds: float) -> None:
+        """Time that a program took to be compiled, or to be found in the cache: not training either."""
+        self.pause(seconds)
+        self.compiling += seconds
+
     def end_interval(self, step: int, waited: float) -> None:
         """Closes the interval at `step`; `waited` is the loader's waiting time so far, s."""
-        seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
-        times = {
-            "time/step_s": seconds / max(step - self.since_step, 1),
-            "time/examples_per_s": self.examples / seconds,
-            "time/data_wait": (waited - self.waited_before) / seconds,
-        }
+        times = self._times(step, waited)
         self.waited_before, self.since_step = waited, step
         jax.tree.map(lambda x: x.copy_to_host_async(), self.sums)
         self.fetch()
@@ -63,6 +63,11 @@ class Recorder:
         self.sums = None
         self._restart_clock()
         self.write()
+
+    def show_open(self, step: int, waited: float) -> None:
+        """Shows the numbers of an interval that the end of the run cuts short; it stays open, for a longer run."""
+        if self.sums is not None:
+            self.console.numbers(step, scalars(to_host(self.sums), "train/") | self._times(step, waited))
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """Values of a step that are at hand (evaluation, times); they join the step's row."""
@@ -78,11 +83,12 @@ class Recorder:
             self.writer.add_image(name, image, step, dataformats="HWC")
 
     def fetch(self) -> None:
-        """Waits for the numbers of the last interval that has ended."""
+        """Waits for the numbers of the last interval that has ended, and shows them."""
         if self.pending is not None:
             (step, sums, times), self.pending = self.pending, None
             self.latest = scalars(to_host(sums), "train/")
             self.note(step, self.latest | times)
+            self.console.numbers(step, self.latest | times)
 
     def write(self) -> None:
         """Writes the rows whose numbers are at hand."""
@@ -93,8 +99,6 @@ class Recorder:
             self.run.log(step, row)
             for name, value in row.items():
                 self.writer.add_scalar(name, value, step)
-            if "train/loss" in row:
-                self.console.numbers(step, row)
 
     def memory(self) -> dict[str, Any]:
         """The open interval's sums, to be saved with a checkpoint: a resumed run then logs the same numbers."""
@@ -106,8 +110,17 @@ class Recorder:
         if self.writer is not None:
             self.writer.close()
 
+    def _times(self, step: int, waited: float) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.began - self.paused, 1e-9)
+        return {
+            "time/step_s": seconds / max(step - self.since_step, 1),
+            "time/examples_per_s": self.examples / seconds,
+            "time/data_wait": (waited - self.waited_before) / seconds,
+            "time/compile_s": self.compiling,
+        }
+
     def _restart_clock(self) -> None:
-        self.began, self.paused, self.examples = time.perf_counter(), 0.0, 0
+        self.began, self.paused, self.compiling, self.examples = time.perf_counter(), 0.0, 0.0, 0
 
 
 def finite_or_none(values: dict[str, float]) -> dict[str, float | None]:
