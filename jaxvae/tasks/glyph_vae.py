@@ -25,7 +25,7 @@ IOU_SIZE = 64
 PICTURE_SIZE = 96
 # Glyphs side by side in a sample picture.
 PICTURE_COLUMNS = 12
-COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 class Reconstruction(NamedTuple):
