@@ -11,6 +11,8 @@ import pytest
 from folders import contents
 from tiny import CHANGES, ROOT
 
+from jaxvae.cli import load_module
+from jaxvae.config import flatten, from_plain, to_plain
 from jaxvae.errors import UserError
 from jaxvae.run import read_rows, write_json
 from jaxvae.train.evaluate_run import open_run
@@ -75,6 +77,17 @@ def change(path, **values):
             inner = inner[parent]
         inner[last] = value
     write_json(path, plain)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_a_configuration_survives_its_file(path):
+    module = load_module(path)
+    for name in module.PRESETS:
+        config = module.get_config(name)
+        found = from_plain(json.loads(json.dumps(to_plain(config))))
+        assert found == config and found.is_locked
+        kinds, expected = ({key: type(value) for key, value in flatten(c).items()} for c in (found, config))
+        assert kinds == expected
 
 
 def test_numbers_are_those_of_the_training_and_the_run_stays_as_it_is(evaluate, run):
