@@ -48,6 +48,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="module")
+def toys():
+    """The toys are among the tasks for the tests of a module; see `toy`."""
+    from toy import among_tasks
+
+    with among_tasks():
+        yield
+
+
 @pytest.fixture(scope="session")
 def run_python():
     """Runs Python code, or a script given as a Path, in a fresh process on the CPU; see `_run_python`."""

@@ -22,10 +22,13 @@ from jaxvae.train.sharding import make_mesh
 from jaxvae.train.state import create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
 
-pytestmark = pytest.mark.parametrize("name", sorted(tasks.TASKS))
+pytestmark = [
+    pytest.mark.parametrize("name", [*sorted(tasks.TASKS), "toy"]),
+    pytest.mark.usefixtures("toys"),
+]
 
 # Parameters that get no gradient, with the reason: {task: {path: why}}.
-NO_GRADIENT: dict[str, dict[str, str]] = {"glyph_vae": {}}
+NO_GRADIENT: dict[str, dict[str, str]] = {"glyph_vae": {}, "toy": {}}
 
 
 class Bench:
@@ -34,7 +37,8 @@ class Bench:
     def __init__(self, name, **changes):
         self.config = tiny_config(name, **changes)
         self.task = tasks.build(self.config)
-        self.sources = load_sources(name) if not changes else self.task.sources(lambda line: None)
+        other_data = any(key.startswith(("data__", "model__")) for key in changes)
+        self.sources = self.task.sources(lambda line: None) if other_data else load_sources(name)
         self.plan = Plan(self.sources["train"], self.config.data.batch_size, self.config.seed)
         self.rows = self.config.data.batch_size
         self.batch = assemble(self.plan, self.plan.batch(0), self.rows)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import toy
+
 from jaxvae.cli import load_module
 from jaxvae.tasks import TASKS
 
@@ -29,11 +31,11 @@ def configs() -> dict[str, Path]:
 
 
 def tiny_config(task: str, **changes):
-    """The quickstart of `task` with the changes above, and those given (`__` for a dot)."""
+    """The quickstart of `task` with the changes above, and those given (`__` for a dot); or a toy with those given."""
     assert task in TASKS
-    config = load_module(configs()[task]).get_config("quickstart")
+    config = toy.get_config(task) if task in toy.TOYS else load_module(configs()[task]).get_config("quickstart")
     config.update_from_flattened_dict(
-        CHANGES[task]
+        CHANGES.get(task, {})
         | {"train.total_steps": 6, "train.log_every": 2, "train.eval_every": 3, "train.save_every": 3}
         | {key.replace("__", "."): value for key, value in changes.items()}
     )

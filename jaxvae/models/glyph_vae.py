@@ -13,6 +13,7 @@ detail on which a checkpoint of the original depends is kept.
 Shapes: B batch, L slots (any length up to `max_len`), D `embed`, Z `zdim`, N patches of the image.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -23,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxvae.nn.activations import gelu
 from jaxvae.nn.attention import MultiHeadAttention
+from jaxvae.nn.broadcast import add_broadcast
 from jaxvae.nn.dense import Dense
 from jaxvae.nn.feedforward import FeedForward
 from jaxvae.nn.gaussian import GaussianPosterior
@@ -75,9 +77,13 @@ def zero_outside(x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Ar
     return jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
 
 
-def embedding(count: int, width: int, dtype, name: str) -> nn.Embed:
-    """A table with PyTorch's N(0, 1) initialisation."""
-    return nn.Embed(count, width, embedding_init=nn.initializers.normal(1.0), dtype=dtype, name=name)
+def embedding(count: int, width: int, dtype, name: str) -> Callable[[Int[Array, "*n"]], Float[Array, "*n width"]]:
+    """A table with PyTorch's N(0, 1) initialisation.
+
+    Rows are cast when they have been looked up: the gradient of a row is the sum over all its uses, in float32.
+    """
+    table = nn.Embed(count, width, embedding_init=nn.initializers.normal(1.0), name=name)
+    return lambda ids: table(ids).astype(dtype)
 
 
 class VectorEncoder(nn.Module):
@@ -111,7 +117,8 @@ class VectorEncoder(nn.Module):
 
         # The original projects the absolute position twice; its "relative" one never reaches the network.
         positions = sinusoid_1d(length, self.position_width).astype(self.dtype)
-        x += dense(self.embed, "position_proj")(positions) + dense(self.embed, "position_proj_2")(positions)
+        positions = dense(self.embed, "position_proj")(positions) + dense(self.embed, "position_proj_2")(positions)
+        x = add_broadcast(x, positions)
 
         contour = embedding(self.max_contours, self.contour_width, self.dtype, "contour")
         x += dense(self.embed, "contour_proj")(contour(jnp.maximum(tokens.contour_ids, 0)))
@@ -269,8 +276,8 @@ class Decoder(nn.Module):
 
         positions = embedding(self.max_len, 64, self.dtype, "position")(jnp.arange(length))
         valid = embedding(2, 32, self.dtype, "valid")(mask.astype(jnp.int32))
-        x = dense(self.embed, "position_proj")(positions) + dense(self.embed, "valid_proj")(valid)
-        x += dense(self.embed, "z_proj")(z.astype(self.dtype))[:, None]
+        x = add_broadcast(dense(self.embed, "valid_proj")(valid), dense(self.embed, "position_proj")(positions))
+        x = add_broadcast(x, dense(self.embed, "z_proj")(z.astype(self.dtype))[:, None])
 
         kv_tokens = None
         if self.image:

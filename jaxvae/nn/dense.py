@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxvae.nn.barriers import materialize_gradient
+from jaxvae.nn.broadcast import add_broadcast
 from jaxvae.nn.init import torch_uniform
 
 
@@ -27,5 +28,5 @@ class Dense(nn.Module):
         width = x.shape[-1]
         kernel = self.param("kernel", self.kernel_init, (width, self.features))
         bias = self.param("bias", self.bias_init or torch_uniform(width), (self.features,))
-        kernel, bias = kernel[:, columns].astype(self.dtype), bias[columns].astype(self.dtype)
-        return materialize_gradient(x.astype(self.dtype) @ kernel + bias)
+        product = x.astype(self.dtype) @ kernel[:, columns].astype(self.dtype)
+        return materialize_gradient(add_broadcast(product, bias[columns]))

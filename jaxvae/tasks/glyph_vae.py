@@ -25,7 +25,6 @@ IOU_SIZE = 64
 PICTURE_SIZE = 96
 # Glyphs side by side in a sample picture.
 PICTURE_COLUMNS = 12
-COMPUTE_TYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 class Reconstruction(NamedTuple):
@@ -58,7 +57,7 @@ class GlyphVAETask:
         check(config)
         self.model = GlyphVAE(
             **config.model.to_dict() | {"decoder_image": config.model.decoder_image == "full"},
-            dtype=COMPUTE_TYPES[config.precision.compute],
+            dtype=jnp.dtype(config.precision.compute),
         )
 
     # Data

@@ -19,7 +19,7 @@ from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
 from jaxvae.errors import UserError
 from jaxvae.train.digest import digests
-from jaxvae.train.orbax_noise import one_exception
+from jaxvae.train.orbax_noise import silence
 from jaxvae.train.patterns import by_name
 from jaxvae.train.state import State
 
@@ -52,6 +52,7 @@ class Checkpoints:
     def __init__(
         self, folder: str | Path, keep: int = 1, keep_best: int = 0, best_mode: str = "min", keep_every: int = 0
     ):
+        silence()
         self.folder = Path(folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away, or choose another --workdir")
@@ -225,11 +226,11 @@ class Checkpoints:
     def _writing(self, step: int | None = None):
         """Turns what orbax raises when it cannot write into one line, and removes what it left half-written."""
         try:
-            with one_exception():
-                yield
+            yield
         except Exception as error:  # orbax raises whatever the layer that stumbled raises
-            for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover, ignore_errors=True)
+            for leftover in self.folder.glob("*"):
+                if leftover.name.isdecimal() and not (leftover / "commit_success.txt").exists():
+                    shutil.rmtree(leftover, ignore_errors=True)
             which = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
             intact = self.steps()
             kept = f"step {intact[-1]} and those before it are intact" if intact else "there is none before it"
@@ -248,15 +249,16 @@ def _sha256(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    text = (str(error).splitlines() or [""])[0]
+    # What failed stands at the beginning, and why at the end.
+    return f"{type(error).__name__}: " + (text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}")
 
 
 @contextlib.contextmanager
 def _reading():
     """Turns what orbax raises when it cannot read into `Damaged`."""
     try:
-        with one_exception():
-            yield
+        yield
     except Exception as error:
         raise Damaged(_first_line(error)) from error
 

@@ -1,5 +1,6 @@
 """What the user sees while a training runs: a progress bar in a terminal, plain lines elsewhere."""
 
+import re
 import sys
 
 from rich.console import Console
@@ -54,15 +55,19 @@ class TrainConsole:
 
 
 def describe(row: dict[str, float]) -> str:
-    """'loss 3.21 (ce 1.02, kl 0.40, l1 1.79)  lr 3.0e-04  812 examples/s'."""
+    """'loss 3.21 (ce 1.02, kl 0.40, l1 1.79)  lr 3.0e-04  812 examples/s'.
+
+    Where groups of parameters have all the weights, the first one's learning rate is shown, under its name.
+    """
     terms = ", ".join(
         f"{name.removeprefix('train/term_')} {value:.4g}"
         for name, value in sorted(row.items())
         if name.startswith("train/term_")
     )
+    rate = min(name for name in row if re.match("train/lr(_|$)", name))
     skipped = f"  {row['train/skipped']:.0%} of updates skipped" if row["train/skipped"] else ""
     return (
-        f"loss {row['train/loss']:.4g} ({terms})  lr {row['train/lr']:.1e}  "
+        f"loss {row['train/loss']:.4g} ({terms})  {rate.removeprefix('train/')} {row[rate]:.1e}  "
         f"{row['time/examples_per_s']:.4g} examples/s{skipped}"
     )
 

@@ -12,7 +12,7 @@ from jaxvae.train.state import State
 
 
 class Sent(NamedTuple):
-    """The state after a block of updates, their summed statistics, and the skipped updates in a row up to then."""
+    """The state after a block of updates, their summed statistics, and the most skipped updates in a row within it."""
 
     state: State
     stats: Stats
@@ -40,15 +40,19 @@ class Dispatch:
                 compiler_options=compiler_options,
             )
 
+        def counted(state, batch):
+            state, stats = train_step(state, batch)
+            return state, (stats, state.skips)
+
         def single(state, batch):
             self.traces += 1
-            state, stats = train_step(state, batch)
-            return Sent(state, stats, state.skips)
+            state, (stats, skips) = counted(state, batch)
+            return Sent(state, stats, skips)
 
         def several(state, batches):
             self.traces += 1
-            state, stats = jax.lax.scan(train_step, state, batches)
-            return Sent(state, jax.tree.map(lambda x: x.sum(0), stats), state.skips)
+            state, (stats, skips) = jax.lax.scan(counted, state, batches)
+            return Sent(state, jax.tree.map(lambda x: x.sum(0), stats), skips.max())
 
         self.single, self._several = jit(single, self._batch), jit(several, self._block)
 

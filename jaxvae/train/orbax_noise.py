@@ -1,28 +1,24 @@
-"""Silence where orbax would print a traceback beside the exception that it raises."""
+"""Silence where orbax would print tracebacks beside the exception that it raises.
 
-import contextlib
+When one of its reads or writes fails, it closes the event loop to which all others report, logs the failure at every
+level that it passes, and raises it. The reports of the others come some time later, from other threads. What is raised
+is all that is needed.
+"""
+
+import functools
 import logging
 import sys
 
 
-@contextlib.contextmanager
-def one_exception():
-    """While orbax reads or writes: its exception, and nothing else.
-
-    When one of its reads or writes fails, it closes the event loop to which all others report. They end some time
-    later, so the silence begins before the first and lasts after a failure.
-    """
-    hook, log = sys.unraisablehook, logging.getLogger("asyncio")
+@functools.cache
+def silence() -> None:
+    """From now on, for this process: failures of orbax are raised and not printed. Warnings stay."""
+    hook = sys.unraisablehook
 
     def quiet(unraisable):
         if "Event loop is closed" not in str(unraisable.exc_value):
             hook(unraisable)
 
-    def retrieved(record):
-        return "exception was never retrieved" not in record.getMessage()
-
     sys.unraisablehook = quiet
-    log.addFilter(retrieved)
-    yield
-    sys.unraisablehook = hook
-    log.removeFilter(retrieved)
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
+    logging.getLogger("absl").addFilter(lambda record: record.levelno < logging.ERROR or "orbax" not in record.pathname)

@@ -59,12 +59,14 @@ def split_frozen(params: Mapping, freeze: str) -> tuple[dict, dict]:
     """(trained, frozen) parts of nested parameters, by `optim.freeze`; `join` puts them together again.
 
     Raises:
-      UserError: if a pattern matches nothing.
+      UserError: if a pattern matches nothing, or together they leave nothing to train.
     """
     flat = flatten_dict(params, sep="/")
     names = set()
     for pattern in compile_patterns("optim.freeze", freeze):
         names |= matching("optim.freeze", pattern, flat)
+    if names and names == flat.keys():
+        raise UserError(f"config.optim.freeze = {freeze!r}: leaves no parameter to train")
     parts = ({n: x for n, x in flat.items() if (n in names) == frozen} for frozen in (False, True))
     trained, frozen = (unflatten_dict(part, sep="/") for part in parts)
     return trained, frozen

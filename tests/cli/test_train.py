@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,20 @@ def run_folder(script, tmp_path_factory):
     assert found.returncode == 0, found.stderr[-2000:]
     assert "finished at step 4" in found.stdout
     return home / "runs" / "glyph_vae-quickstart"
+
+
+def test_a_full_disk_ends_the_run_in_one_line(tmp_path):
+    # No file above 300 KiB, as on a disk that fills; the weights are larger.
+    limited = ["bash", "-c", 'ulimit -f 300 && exec "$@"', "-", sys.executable, str(ROOT / "scripts" / "train.py")]
+    found = subprocess.run(
+        [*limited, f"--config={ROOT / CONFIG}:quickstart", *TINY, *SHORT, f"--workdir={tmp_path / 'run'}"],
+        env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
+        capture_output=True,
+        text=True,
+    )
+    refused(found, "checkpoint", "could not be written", "File too large", "there is none before it")
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [0, 2, 4]
 
 
 def test_a_run_explains_itself(run_folder):
@@ -99,14 +115,22 @@ def test_a_checkpoint_of_another_architecture_is_refused(script, run_folder, tmp
     assert contents(home) == before
 
 
-def test_a_damaged_checkpoint_is_refused(script, run_folder, tmp_path):
+def test_a_damaged_checkpoint_is_passed_over_and_if_all_are_refused(script, run_folder, tmp_path):
     home = tmp_path / "home"
     shutil.copytree(run_folder.parents[1], home)
-    newest = home / "runs" / "glyph_vae-quickstart" / "checkpoints" / "4"
-    (newest / "state" / "manifest.ocdbt").write_bytes(b"broken")
+    run = home / "runs" / "glyph_vae-quickstart"
+    (run / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"broken")
+    found = script(f"--config={CONFIG}:quickstart", *TINY, *SHORT, cwd=home)
+    assert found.returncode == 0 and found.stderr == "", found.stderr[-2000:]
+    assert f"checkpoint {run / 'checkpoints' / '4'} is damaged" in found.stdout
+    assert "set aside as 4.damaged: continues from step 2" in found.stdout and "finished at step 4" in found.stdout
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl")] == [0, 2, 4]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"2", "4", "4.damaged"}
+    for step in ("2", "4"):
+        (run / "checkpoints" / step / "state" / "manifest.ocdbt").write_bytes(b"broken")
     before = contents(home)
     found = script(f"--config={CONFIG}:quickstart", *TINY, *SHORT, cwd=home)
-    refused(found, f"checkpoint {newest} is damaged", "remove that folder", "--workdir")
+    refused(found, "checkpoints/4 is damaged", "no sound one before it", "--workdir")
     assert contents(home) == before
 
 
