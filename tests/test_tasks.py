@@ -243,6 +243,20 @@ def test_products_are_as_precise_as_asked_for(name, how):
         assert found and (all(precise) if how == "highest" else not any(precise))
 
 
+def test_float16_trains_where_the_task_allows_it(name):
+    """The first updates may be skipped: the loss scale has to come down to what the gradients allow."""
+    if tasks.TASKS[name].float16_unsafe:
+        pytest.skip(tasks.TASKS[name].float16_unsafe)
+    half = Bench(name, precision__compute="float16")
+    step, state, skipped = half.step(), half.state, 0.0
+    for _ in range(12):
+        state, stats = step(state, half.batch)
+        skipped += float(stats["skipped"].compute())
+    assert 0 < int(state.updates) == 12 - skipped
+    assert np.isfinite(stats["loss"].compute())
+    assert float(state.loss_scale["scale"]) == half.config.precision.loss_scale.init * 0.5**skipped
+
+
 def test_pictures(name):
     b = bench(name)
     draws = b.draws(b.batch)

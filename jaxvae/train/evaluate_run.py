@@ -113,7 +113,7 @@ def _restore(
     """The checkpoint at `step`, or the newest sound one."""
     damaged: dict[int, Damaged] = {}
     while True:
-        # A training may have saved and removed checkpoints since we looked.
+        # A training may have saved checkpoints since we looked, and removed older ones, even while we read them.
         checkpoints.manager.reload()
         left = [s for s in checkpoints.steps() if s not in damaged and step in (None, s)]
         if not left:
@@ -126,7 +126,8 @@ def _restore(
                 damaged[left[-1]] = error
             continue
         for s, why in damaged.items():
-            report(f"checkpoint {checkpoints.folder / str(s)} is damaged ({why}): passed over")
+            if s > left[-1]:  # others have been removed under our hands
+                report(f"checkpoint {checkpoints.folder / str(s)} is damaged ({why}): passed over")
         return found
 
 

@@ -9,6 +9,9 @@ import functools
 import logging
 import sys
 
+# What the reads and writes that are still under way run into.
+AFTER_A_FAILURE = ("Event loop is closed", "Encountered error while reading array index")
+
 
 @functools.cache
 def silence() -> None:
@@ -16,7 +19,7 @@ def silence() -> None:
     hook = sys.unraisablehook
 
     def quiet(unraisable):
-        if "Event loop is closed" not in str(unraisable.exc_value):
+        if not any(words in str(unraisable.exc_value) for words in AFTER_A_FAILURE):
             hook(unraisable)
 
     sys.unraisablehook = quiet

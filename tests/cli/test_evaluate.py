@@ -11,8 +11,11 @@ import pytest
 from folders import contents
 from tiny import CHANGES, ROOT
 
+from jaxvae.cli import load_module
+from jaxvae.config import flatten, from_plain, to_plain
 from jaxvae.errors import UserError
 from jaxvae.run import read_rows, write_json
+from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.evaluate_run import open_run
 from jaxvae.train.lock import RunLock
 
@@ -75,6 +78,17 @@ def change(path, **values):
             inner = inner[parent]
         inner[last] = value
     write_json(path, plain)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_a_configuration_survives_its_file(path):
+    module = load_module(path)
+    for name in module.PRESETS:
+        config = module.get_config(name)
+        found = from_plain(json.loads(json.dumps(to_plain(config))))
+        assert found == config and found.is_locked
+        kinds, expected = ({key: type(value) for key, value in flatten(c).items()} for c in (found, config))
+        assert kinds == expected
 
 
 def test_numbers_are_those_of_the_training_and_the_run_stays_as_it_is(evaluate, run):
@@ -142,16 +156,21 @@ def test_a_damaged_checkpoint_is_passed_over_and_left_where_it_is(run):
     assert contents(run) == before
 
 
-def test_checkpoints_may_come_and_go_meanwhile(run):
-    """A training saves 4 and removes 2, after the folder was looked at and before it is read."""
-    later = shutil.move(run / "checkpoints" / "4", run / "later")
+@pytest.mark.parametrize("lost", [".", "state/ocdbt.process_0"])
+def test_checkpoints_may_come_and_go_meanwhile(run, monkeypatch, lost):
+    """A training saves 4, and removes 2 or is about to, just when 2 is read."""
+    later, restore = shutil.move(run / "checkpoints" / "4", run / "later"), Checkpoints.restore_at
 
-    def save(line):
-        if later.exists():
-            shutil.rmtree(run / "checkpoints" / "2")
+    def save_first(self, step, *args, **options):
+        if step == 2:
+            shutil.rmtree(run / "checkpoints" / "2" / lost)
             shutil.move(later, run / "checkpoints" / "4")
+        return restore(self, step, *args, **options)
 
-    assert open_run(run, report=save).step == 4
+    monkeypatch.setattr(Checkpoints, "restore_at", save_first)
+    lines = []
+    assert open_run(run, report=lines.append).step == 4
+    assert not any("damaged" in line for line in lines)
 
 
 def test_a_run_may_have_a_number_for_a_name(run):
