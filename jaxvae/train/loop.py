@@ -12,7 +12,7 @@ from jaxvae.errors import UserError
 from jaxvae.run import Run
 from jaxvae.train.actions import Actions
 from jaxvae.train.console import TrainConsole
-from jaxvae.train.distributed import anywhere, is_first
+from jaxvae.train.distributed import anywhere, is_first, wait_for_all
 from jaxvae.train.interrupt import Interrupt
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.replicas import check_replicas
@@ -74,6 +74,8 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
                     raise KeyboardInterrupt
                 return setup.run
             report = write_report(setup)
+            # A process that ends waits for the others only as long as for one that has died.
+            wait_for_all("end")
             console.line(f"finished at step {int(setup.state.step)}: see {report}")
     return setup.run
 
