@@ -1,6 +1,7 @@
 """The training loop."""
 
 import collections
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -57,17 +58,16 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
             actions = Actions(setup, recorder, console)
             ended = None
             try:
-                if start == 0:
-                    actions.at(0, {"eval", "sample"})
-                run_steps(setup, recorder, actions, console, interrupt)
+                # Closing writes too.
+                with contextlib.closing(setup.checkpoints), contextlib.closing(recorder):
+                    if start == 0:
+                        actions.at(0, {"eval", "sample"})
+                    run_steps(setup, recorder, actions, console, interrupt)
             except Stopped as stopped:
                 ended = stopped
                 console.line(f"{stopped} at step {int(setup.state.step)}")
             except OSError as error:
                 raise UserError(f"{error}: the same command goes on from the newest checkpoint") from error
-            finally:
-                recorder.close()
-                setup.checkpoints.close()
             if ended and ended.received:
                 console.line("the checkpoint is saved: the same command goes on from there")
                 if ended.received == signal.SIGINT:

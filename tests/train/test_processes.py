@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from folders import contents
 from logs import assert_same_rows
-from tiny import ROOT
+from tiny import CHANGES, ROOT
 
 from jaxvae.errors import UserError
 from jaxvae.run import read_rows
@@ -21,7 +21,7 @@ from jaxvae.train import distributed
 from jaxvae.train.lock import RunLock
 
 SCRIPT = ROOT / "scripts" / "train.py"
-TOY = f"--config={ROOT / 'tests' / 'toy.py'}"
+TOY = f"--config={ROOT / 'tests' / 'toy_config.py'}"
 HEARTBEAT_S = 10
 LIMIT_S = 300  # for what hangs although nothing should
 
@@ -78,7 +78,7 @@ class Group:
 
 def finished_checkpoints(run):
     """Their steps; by looking, because orbax belongs to the other processes."""
-    return sorted(int(path.parent.name) for path in run.glob("checkpoints/*/commit_success.txt"))
+    return sorted(int(path.parent.name) for path in run.glob("checkpoints/*[0-9]/commit_success.txt"))
 
 
 def test_two_processes_train_as_one(run_python, tmp_path):
@@ -166,28 +166,6 @@ def test_a_coordinator_that_cannot_be_had_is_named(monkeypatch):
             distributed.initialize(address, 2, 0)
 
 
-# The script, with a note of every example that is loaded while it trains.
-COUNTED = f"""
-import json, runpy, sys
-from jaxvae.data import loader
-from jaxvae.data.glyphs import GlyphSource
-
-loaded = []
-
-def load(self, index, draw, load=GlyphSource.load):
-    loaded.append(self.name(index))
-    return load(self, index, draw)
-
-def run(self, blocks=loader.Loader.__iter__):
-    del loaded[:] if self.plan.shuffle else []
-    yield from blocks(self)
-    print(json.dumps(sorted(loaded)))
-
-GlyphSource.load = load
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-"""
-
-
 @contextlib.contextmanager
 def endless(home, run):
     """A training of two processes that does not end by itself, with a first checkpoint and rows after it."""
@@ -233,3 +211,109 @@ def test_a_signal_to_one_process_saves_and_ends_both(tmp_path, told):
     assert f"ended by SIGTERM at step {last}" in group.said()[0]
     assert finished_checkpoints(run)[-1] == last
     assert goes_on(tmp_path, run)
+
+
+# The script; in the end it says which training examples each batch has made it load, by step.
+COUNTED = f"""
+import json, runpy
+from jaxvae.data import loader
+
+loaded = []
+
+def assemble(plan, planned, *rest, assemble=loader.assemble):
+    examples, load = [], plan.source.load
+    plan.source.load = lambda index, draw: examples.append(index) or load(index, draw)
+    batch = assemble(plan, planned, *rest)
+    del plan.source.load
+    if plan.shuffle:
+        loaded.append(examples)
+    return batch
+
+loader.assemble = assemble
+try:
+    runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+finally:
+    print("loaded", json.dumps(loaded))
+"""
+
+
+def loaded(said):
+    return json.loads(next(line for line in said.splitlines() if line.startswith("loaded ")).removeprefix("loaded "))
+
+
+@pytest.mark.slow
+def test_each_process_loads_its_own_part_and_the_losses_are_the_same(run_python, tmp_path):
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    arguments = [
+        f"--config={ROOT / 'configs' / 'glyph_vae.py'}:quickstart",
+        *[f"--config.{key}={value}" for key, value in CHANGES["glyph_vae"].items()],
+        "--config.train.total_steps=10",
+        "--config.train.log_every=1",
+        "--config.data.workers=1",
+        "--config.optim.accum=2",
+    ]
+    found = run_python(COUNTED, *arguments, f"--workdir={alone}", devices=4)
+    assert found.returncode == 0, found.stderr[-2000:]
+    with Group(tmp_path, *arguments, f"--workdir={run}", program=("-c", COUNTED)) as group:
+        assert group.wait() == [0, 0], group.said()
+    assert_same_rows(run, alone)
+    # The first is the batch from whose shapes all is built.
+    batches, *parts = (loaded(said)[1:] for said in (found.stdout, *group.said()))
+    assert len(batches) == len(parts[0]) == len(parts[1]) == 10
+    assert sum(map(len, batches)) == 65 + 8, "an epoch of 65 glyphs, and a batch more"
+    for whole, *halves in zip(batches, *parts, strict=True):
+        assert set(whole) == set(halves[0]) | set(halves[1])
+        assert all(len(half) <= 4 for half in halves)
+        shared = set(halves[0]) & set(halves[1])
+        assert not shared if len(whole) == 8 else shared <= {whole[0]}, "padding repeats the first example"
+
+
+def break_chunks(checkpoint, process):
+    """Damages the arrays that a process has written."""
+    for path in (checkpoint / "state" / f"ocdbt.process_{process}" / "d").iterdir():
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process", [0, 1])
+def test_damage_that_one_process_finds_is_damage_for_both(tmp_path, process):
+    run = tmp_path / "run"
+    # Wide enough that arrays have files of their own.
+    arguments = [TOY, f"--workdir={run}", "--config.parallel.fsdp=4", "--config.model.width=256"]
+    with Group(tmp_path, *arguments) as group:
+        assert group.wait() == [0, 0], group.said()
+    break_chunks(run / "checkpoints" / "6", process)
+    with Group(tmp_path, *arguments) as group:
+        assert group.wait() == [0, 0], group.said()
+    said = group.said()[0]
+    assert f"checkpoint {run / 'checkpoints' / '6'} is damaged" in said and "continues from step 3" in said
+    assert finished_checkpoints(run) == [3, 6] and (run / "checkpoints" / "6.damaged").exists()
+    assert [row["step"] for row in read_rows(run / "metrics.jsonl")] == [0, 2, 3, 4, 6]
+
+
+# The script, whose log cannot be written any more from update 4 on.
+FULL = f"""
+import runpy
+from jaxvae.run import Run
+
+def log(self, step, row, log=Run.log):
+    if step >= 4:
+        raise OSError("no space left")
+    log(self, step, row)
+
+Run.log = log
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_both(tmp_path):
+    run = tmp_path / "run"
+    arguments = [TOY, f"--workdir={run}", "--config.train.total_steps=1000"]
+    with Group(tmp_path, *arguments, program=("-c", FULL)) as group:
+        group.wait_until(lambda: "error: no space left" in group.said()[0])
+        since = time.monotonic()
+        assert all(status != 0 for status in group.wait())
+        assert time.monotonic() - since < 2 * HEARTBEAT_S
+    assert "error: no space left: the same command goes on from the newest checkpoint" in group.said()[0]
+    assert finished_checkpoints(run) == [3]
