@@ -4,6 +4,7 @@ A decoder that sees more than z can reconstruct well and ignore z. Then a z that
 no harm, and the row `shuffled` shows it.
 """
 
+import functools
 from collections.abc import Iterable
 
 import jax
@@ -16,19 +17,20 @@ OWN = ("mean", "posterior", "prior")
 LATENTS = (*OWN, "shuffled")
 
 
-def ablate(task: LatentVariableTask, variables, pairs: Iterable, key) -> dict[str, dict[str, float]]:
+def ablate(task: LatentVariableTask, variables, pairs: Iterable, key, place=None) -> dict[str, dict[str, float]]:
     """{where z comes from: {metric: value}} by `task.score` over all examples.
 
     Args:
       pairs: batches, each with one of other examples (`jaxvae.train.evaluate.Evaluator.pairs`), whose posterior
         means are the `shuffled` z. Examples without another one are left out of that row.
+      place: sharding of the statistics, from which every process has to see all; None leaves it to the compiler.
     """
 
     def latents(variables, batch, key, z):
         draws = task.draws(example_keys(key, batch["index"]), batch)
         return task.latents(variables, batch, draws, z)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=place)
     def scores(variables, batch, other, key):
         def score(batch, z):
             return task.score(batch, task.reconstruct(variables, batch, z))

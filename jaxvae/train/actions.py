@@ -3,7 +3,7 @@
 import time
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxvae.errors import UserError
 from jaxvae.train.console import TrainConsole
@@ -85,7 +85,7 @@ class Actions:
             self.console.line(line)
         if outcome.lr_scale:
             place = self.setup.parts.shardings.lr_scale
-            new = {g: jax.device_put(jnp.float32(f), place[g]) for g, f in outcome.lr_scale.items()}
+            new = {g: jax.device_put(np.float32(f), place[g]) for g, f in outcome.lr_scale.items()}
             self.setup.state = state.replace(lr_scale=new)
 
     def sample(self, step: int) -> None:

@@ -21,6 +21,7 @@ from orbax.checkpoint.options import AtomicityMode, AtomicityOptions
 
 from jaxvae.errors import UserError
 from jaxvae.train.digest import digests
+from jaxvae.train.distributed import anywhere, is_first, together
 from jaxvae.train.orbax_noise import silence
 from jaxvae.train.patterns import by_name
 from jaxvae.train.state import State
@@ -70,6 +71,9 @@ class Checkpoints:
             )
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()}
+        # Reads without the manager, which lets all processes wait for one that has failed to read.
+        self.reader = ocp.CompositeCheckpointHandler(**handlers)
         self.manager = ocp.CheckpointManager(
             self.folder,
             options=ocp.CheckpointManagerOptions(
@@ -81,7 +85,7 @@ class Checkpoints:
                 # Without the marker file an empty folder would count as the newest checkpoint.
                 atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
             ),
-            item_handlers={"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()},
+            item_handlers=handlers,
         )
 
     def steps(self) -> list[int]:
@@ -154,11 +158,12 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> None:
         """Renames checkpoints after `step`, which `restore` found damaged: their steps will be saved again."""
-        for later in self.steps():
-            if later > step:
-                target = self.folder / f"{later}.damaged"
-                shutil.rmtree(target, ignore_errors=True)
-                (self.folder / str(later)).rename(target)
+        with together():
+            for later in self.steps() if is_first() else ():
+                if later > step:
+                    target = self.folder / f"{later}.damaged"
+                    shutil.rmtree(target, ignore_errors=True)
+                    (self.folder / str(later)).rename(target)
         self.manager.reload()
 
     def arrays(self, step: int) -> dict[str, Any]:
@@ -197,7 +202,7 @@ class Checkpoints:
         )
         restore = ocp.args.PyTreeRestore(item=target, restore_args=args, partial_restore=True)
         with _reading():
-            state = self.manager.restore(step, args=ocp.args.Composite(state=restore))["state"]
+            state = self._read(step, state=restore)
         written, found = self.digests(step), digests(state)
         for name, digest in found.items():
             if written.get(name) != digest:
@@ -219,10 +224,14 @@ class Checkpoints:
 
     def _extra(self, step: int) -> dict[str, Any]:
         with _reading():
-            extra = self.manager.restore(step, args=ocp.args.Composite(extra=ocp.args.JsonRestore()))["extra"]
+            extra = self._read(step, extra=ocp.args.JsonRestore())
             if extra.pop("sha256") != _sha256(extra):
                 raise ValueError("the memory of the host is not what was saved")
         return extra
+
+    def _read(self, step: int, **item: ocp.args.CheckpointArgs) -> Any:
+        (name,) = item
+        return self.reader.restore(self.manager.directory / str(step), ocp.args.Composite(**item))[name]
 
     @contextlib.contextmanager
     def _writing(self, step: int | None = None):
@@ -260,11 +269,14 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _reading():
-    """Turns what orbax raises when it cannot read into `Damaged`."""
+    """Turns what orbax raises when it cannot read into `Damaged`, in all processes if it was in one."""
+    failure = None
     try:
         yield
     except Exception as error:
-        raise Damaged(_first_line(error)) from error
+        failure = error
+    if anywhere(failure is not None):
+        raise Damaged(_first_line(failure) if failure else "another process cannot read it") from failure
 
 
 def _plain(state: State) -> dict[str, Any]:

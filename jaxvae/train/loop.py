@@ -1,6 +1,7 @@
 """The training loop."""
 
 import collections
+import contextlib
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from jaxvae.errors import UserError
 from jaxvae.run import Run
 from jaxvae.train.actions import Actions
 from jaxvae.train.console import TrainConsole
-from jaxvae.train.distributed import anywhere, is_first
+from jaxvae.train.distributed import anywhere, is_first, wait_for_all
 from jaxvae.train.interrupt import Interrupt
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.replicas import check_replicas
@@ -57,23 +58,24 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
             actions = Actions(setup, recorder, console)
             ended = None
             try:
-                if start == 0:
-                    actions.at(0, {"eval", "sample"})
-                run_steps(setup, recorder, actions, console, interrupt)
+                # Closing writes too.
+                with contextlib.closing(setup.checkpoints), contextlib.closing(recorder):
+                    if start == 0:
+                        actions.at(0, {"eval", "sample"})
+                    run_steps(setup, recorder, actions, console, interrupt)
             except Stopped as stopped:
                 ended = stopped
                 console.line(f"{stopped} at step {int(setup.state.step)}")
             except OSError as error:
                 raise UserError(f"{error}: the same command goes on from the newest checkpoint") from error
-            finally:
-                recorder.close()
-                setup.checkpoints.close()
             if ended and ended.received:
                 console.line("the checkpoint is saved: the same command goes on from there")
                 if ended.received == signal.SIGINT:
                     raise KeyboardInterrupt
                 return setup.run
             report = write_report(setup)
+            # A process that ends waits for the others only as long as for one that has died.
+            wait_for_all("end")
             console.line(f"finished at step {int(setup.state.step)}: see {report}")
     return setup.run
 

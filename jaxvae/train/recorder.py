@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxvae.run import Run
 from jaxvae.stats import Mean, Stats, Sum, merge, scalars, to_host
@@ -29,7 +29,7 @@ class Recorder:
         self.run, self.console = run, console
         self.writer = summary_writer(run.folder, step) if is_first() else None
         self.latest: dict[str, float] = memory.get("latest", {})  # the newest row of training, without times
-        # Back on the device in float32, where the interval goes on as if it had never been interrupted.
+        # In float32, as on the device, where the interval goes on as if it had never been interrupted.
         self.sums: Stats | None = load_stats(memory.get("interval", {})) or None
         self.pending: tuple[int, Stats, dict[str, float]] | None = None
         self.rows: dict[int, dict[str, float]] = {}
@@ -137,8 +137,8 @@ def dump_stats(stats: Stats) -> dict[str, list]:
 
 
 def load_stats(saved: dict[str, list]) -> Stats:
-    """The inverse of `dump_stats`, as float32 on the device."""
+    """The inverse of `dump_stats`, in float32."""
     return {
-        name: (Mean if len(parts) == 2 else Sum)(*(jnp.asarray(part, jnp.float32) for part in parts))
+        name: (Mean if len(parts) == 2 else Sum)(*(np.asarray(part, np.float32) for part in parts))
         for name, parts in saved.items()
     }

@@ -5,10 +5,11 @@ drift apart, and nothing else notices.
 """
 
 import collections
+import functools
 from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxvae.errors import UserError
 from jaxvae.train.digest import digest_array
@@ -16,35 +17,40 @@ from jaxvae.train.patterns import by_name
 
 
 def check_replicas(tree: Any) -> None:
-    """Compares the digests of what several devices hold alike; waits for the arrays.
+    """Compares the digests of what several devices hold alike, also those of other processes; waits for the arrays.
+
+    Args:
+      tree: arrays that lie on one mesh.
 
     Raises:
       UserError: if two copies differ; the message names the array and the devices.
     """
-    for name, leaf in by_name(tree).items():
+    leaves = by_name(tree)
+    mesh = next(iter(leaves.values())).sharding.mesh
+    specs = tuple(leaf.sharding.spec for leaf in leaves.values())
+    found = jax.device_get(_digests(list(leaves.values()), mesh, specs))
+    devices = mesh.devices.flatten().tolist()
+    for (name, leaf), digests in zip(leaves.items(), found, strict=True):
+        part = leaf.sharding.devices_indices_map(leaf.shape)
         copies = collections.defaultdict(dict)
-        for shard in leaf.addressable_shards:
-            copies[str(shard.index)][int(digest_array(shard.data))] = shard.device
-        for found in copies.values():
-            if len(found) > 1:
-                raise _apart(name, " and ".join(str(device) for device in found.values()))
-    if jax.process_count() > 1:
-        _check_processes(tree)
+        for device, digest in zip(devices, digests.tolist(), strict=True):
+            copies[str(part[device])].setdefault(digest, device)
+        for different in copies.values():
+            if len(different) > 1:
+                raise UserError(
+                    f"the copies of {name} on {' and '.join(map(str, different.values()))} differ: a device computes "
+                    "wrongly; remove the checkpoints since the last check (config.train.replica_check_every) and give "
+                    "the same command on other devices"
+                )
 
 
-def _check_processes(tree: Any) -> None:
-    from jax.experimental import multihost_utils
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _digests(leaves: list[jax.Array], mesh: Mesh, specs: tuple[PartitionSpec, ...]) -> jax.Array:
+    """The digest of what each device holds of each array, uint32 [arrays, devices]."""
+    per_device = PartitionSpec(None, mesh.axis_names)
 
-    whole = {name: leaf for name, leaf in by_name(tree).items() if leaf.is_fully_replicated}
-    mine = np.array([int(digest_array(leaf.addressable_shards[0].data)) for leaf in whole.values()], np.uint32)
-    everyone = multihost_utils.process_allgather(mine)
-    for name, digests in zip(whole, everyone.T, strict=True):
-        if len(set(digests.tolist())) > 1:
-            raise _apart(name, "the processes")
+    def local(leaves):
+        return jax.numpy.stack([digest_array(leaf) for leaf in leaves])[:, None]
 
-
-def _apart(name: str, where: str) -> UserError:
-    return UserError(
-        f"the copies of {name} on {where} differ: a device computes wrongly; the last checkpoint is from before, so "
-        "give the same command on other devices"
-    )
+    digests = jax.shard_map(local, mesh=mesh, in_specs=(list(specs),), out_specs=per_device, check_vma=False)(leaves)
+    return jax.lax.with_sharding_constraint(digests, NamedSharding(mesh, PartitionSpec()))

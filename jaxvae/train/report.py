@@ -10,6 +10,8 @@ from jaxvae.config import flatten
 from jaxvae.health.ablation import ablate
 from jaxvae.run import read_rows, write_text
 from jaxvae.tasks.task import LatentVariableTask
+from jaxvae.train.distributed import is_first
+from jaxvae.train.sharding import replicated
 
 # What each row of the table of latents means.
 LATENT_ROWS = {
@@ -23,11 +25,16 @@ CURVES = {"train": {"color": "tab:blue"}, "val": {"color": "tab:orange", "marker
 
 
 def write_report(setup) -> Path:
-    """Writes report.md and curves.png into the run folder and returns the report's path."""
+    """Writes report.md and curves.png into the run folder and returns the report's path.
+
+    All processes have a part in the numbers, and the first one writes.
+    """
     run, parts = setup.run, setup.parts
-    config = parts.config
+    config, path = parts.config, run.folder / "report.md"
+    ablation = _ablation(setup) if isinstance(parts.task, LatentVariableTask) else None
+    if not is_first():
+        return path
     rows = read_rows(run.metrics_path)
-    variables = setup.state.variables(config.train.eval_weights)
     write_curves(run.folder / "curves.png", rows)
     pictures = sorted((run.folder / "samples").glob("*.png"))
     command = (run.folder / "command.txt").read_text().strip()
@@ -37,7 +44,7 @@ def write_report(setup) -> Path:
         f"{len(parts.sources['train']):,} training and {len(parts.sources['val']):,} validation examples, "
         f"weights: {config.train.eval_weights}.",
         f"```\n{command}\n```",
-        *(_latents(setup, variables, rows) if isinstance(parts.task, LatentVariableTask) else ()),
+        *(_latents(ablation, rows) if ablation else ()),
         "## Validation, first and last",
         table(first_and_last(rows)),
         "## Curves",
@@ -49,13 +56,17 @@ def write_report(setup) -> Path:
         "## Configuration",
         table([{"key": key, "value": repr(value)} for key, value in flatten(config).items()]),
     ]
-    path = run.folder / "report.md"
     write_text(path, "\n\n".join(sections) + "\n")
     return path
 
 
-def _latents(setup, variables, rows: list[dict]) -> list[str]:
-    ablation = ablate(setup.parts.task, variables, setup.evaluator.pairs(), setup.state.key)
+def _ablation(setup) -> dict[str, dict[str, float]]:
+    parts = setup.parts
+    variables = setup.state.variables(parts.config.train.eval_weights)
+    return ablate(parts.task, variables, setup.evaluator.pairs(), setup.state.key, replicated(parts.mesh))
+
+
+def _latents(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[str]:
     return [
         "## Does the latent matter?",
         "Validation examples, reconstructed with z from different places. If a z of another example does as "

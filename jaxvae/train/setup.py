@@ -12,7 +12,7 @@ from jaxvae.run import Run
 from jaxvae.train.build import Parts, build, count_parameters
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.dispatch import Dispatch
-from jaxvae.train.distributed import is_first, wait_for_all
+from jaxvae.train.distributed import check_alike, connect, is_first, together
 from jaxvae.train.evaluate import Evaluator
 from jaxvae.train.init_from import init_from
 from jaxvae.train.length import changes
@@ -52,8 +52,9 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
       UserError: for a configuration, data or a run folder that cannot work, or in which another process trains. The
         folder is then as it was.
     """
-    validate_trainer(config)
-    lock = RunLock(workdir, enabled=is_first())
+    with together():
+        validate_trainer(config)
+        lock = RunLock(workdir, enabled=is_first())
     try:
         return _prepare(config, Run(workdir), lock, command)
     except BaseException:
@@ -63,16 +64,21 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
 
 def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
     # Everything that a user can get wrong is checked before the run folder is touched.
-    changed = run.check(config)
     notes: list[str] = []
-    parts = build(config, notes.append)
     train = config.train
-    checkpoints = Checkpoints(
-        run.folder / "checkpoints", train.keep, train.keep_best, train.best_mode, train.keep_every
-    )
+    with together():
+        changed = run.check(config)
+        parts = build(config, notes.append)
+        checkpoints = Checkpoints(
+            run.folder / "checkpoints", train.keep, train.keep_best, train.best_mode, train.keep_every
+        )
+        begins = not checkpoints.steps()
+        if begins:
+            run.check_without_checkpoint(changed.get("train.save_every", (train.save_every,))[0])
+    check_alike({"configurations": config.to_json(), "training data": parts.sources["train"].fingerprint})
+    connect(parts.mesh)
     memory: dict[str, Any] = {}
-    if not checkpoints.steps():
-        run.check_without_checkpoint(changed.get("train.save_every", (train.save_every,))[0])
+    if begins:
         state = parts.create()
         if config.init_from.path:
             state, line = init_from(state, config)
@@ -86,12 +92,12 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
     if "monitors" in {key.split(".")[0] for key in changed}:
         memory["stopped"] = ""  # another rule may not have stopped the run
     notes = [*changes(changed, config, parts.plan.steps_per_epoch, step), *notes]
-    if is_first():
-        lock.keep()
-        run.create(config, command, parts.sources, notes)
-        run.rewind(step if memory else -1, parts.task.captions)
-        checkpoints.set_aside(step)
-    wait_for_all("run folder")
+    with together():
+        if is_first():
+            lock.keep()
+            run.create(config, command, parts.sources, notes)
+            run.rewind(step if memory else -1, parts.task.captions)
+    checkpoints.set_aside(step)
     notes.append(_summary(parts, run))
     return Setup(
         parts=parts,
