@@ -8,6 +8,8 @@ import contextlib
 import hashlib
 import json
 import math
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -258,9 +260,11 @@ def _sha256(value: Any) -> str:
 
 
 def _first_line(error: Exception) -> str:
+    """Type and text, shortened in the middle; what the system said (a full disk) comes first, wherever it stood."""
     text = (str(error).splitlines() or [""])[0]
-    # What failed stands at the beginning, and why at the end.
-    return f"{type(error).__name__}: " + (text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}")
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    system = f"{os.strerror(int(code[1]))}: " if code else ""
+    return f"{type(error).__name__}: {system}" + (text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}")
 
 
 @contextlib.contextmanager
