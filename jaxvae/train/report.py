@@ -11,6 +11,7 @@ from jaxvae.health.ablation import ablate
 from jaxvae.run import read_rows, write_text
 from jaxvae.tasks.task import LatentVariableTask
 from jaxvae.train.distributed import is_first
+from jaxvae.train.precision import products
 from jaxvae.train.sharding import replicated
 
 # What each row of the table of latents means.
@@ -51,7 +52,7 @@ def write_report(setup) -> Path:
         "![curves](curves.png)",
         "## Pictures",
         *[f"{path.stem}:\n\n![{path.stem}](samples/{path.name})" for path in _first_and_last_of_each(pictures)],
-        "## Data",
+        "## Notes",
         "\n".join(f"- {note}" for note in setup.notes),
         "## Configuration",
         table([{"key": key, "value": repr(value)} for key, value in flatten(config).items()]),
@@ -63,7 +64,8 @@ def write_report(setup) -> Path:
 def _ablation(setup) -> dict[str, dict[str, float]]:
     parts = setup.parts
     variables = setup.state.variables(parts.config.train.eval_weights)
-    return ablate(parts.task, variables, setup.evaluator.pairs(), setup.state.key, replicated(parts.mesh))
+    with products(parts.config):
+        return ablate(parts.task, variables, setup.evaluator.pairs(), setup.state.key, replicated(parts.mesh))
 
 
 def _latents(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[str]:
