@@ -250,7 +250,8 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} is not readable as JSON ({error}): remove the run folder or choose another") from None
+        what = "bring it back, or choose another run folder"
+        raise UserError(f"{path} is not readable as JSON ({error}): {what}") from None
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -50,34 +50,50 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
     """
     with Interrupt() as interrupt:
         setup = prepare(config, workdir, command)
-        start, stop = int(setup.state.step), setup.parts.total_steps
-        with setup.lock, TrainConsole(start, stop, quiet=not is_first()) as console:
+        quiet = not is_first()
+        with setup.lock, TrainConsole(int(setup.state.step), setup.parts.total_steps, quiet) as console:
             for line in setup.notes:
                 console.line(line)
-            recorder = Recorder(setup.run, console, start, setup.memory)
-            actions = Actions(setup, recorder, console)
-            ended = None
-            try:
-                # Closing writes too.
-                with contextlib.closing(setup.checkpoints), contextlib.closing(recorder):
-                    if start == 0:
-                        actions.at(0, {"eval", "sample"})
-                    run_steps(setup, recorder, actions, console, interrupt)
-            except Stopped as stopped:
-                ended = stopped
+            with _one_line("the same command goes on from the newest checkpoint"):
+                stopped = _run_to_the_end(setup, console, interrupt)
+            if stopped:
                 console.line(f"{stopped} at step {int(setup.state.step)}")
-            except OSError as error:
-                raise UserError(f"{error}: the same command goes on from the newest checkpoint") from error
-            if ended and ended.received:
+            if stopped and stopped.received:
                 console.line("the checkpoint is saved: the same command goes on from there")
-                if ended.received == signal.SIGINT:
+                if stopped.received == signal.SIGINT:
                     raise KeyboardInterrupt
                 return setup.run
-            report = write_report(setup)
+            with _one_line("the same command writes the report"):
+                report = write_report(setup)
             # A process that ends waits for the others only as long as for one that has died.
             wait_for_all("end")
             console.line(f"finished at step {int(setup.state.step)}: see {report}")
     return setup.run
+
+
+def _run_to_the_end(setup: Setup, console: TrainConsole, interrupt: Interrupt) -> Stopped | None:
+    """All updates that are left, and why they are not, if something ended the training early."""
+    start = int(setup.state.step)
+    recorder = Recorder(setup.run, console, start, setup.memory)
+    actions = Actions(setup, recorder, console)
+    try:
+        # Closing writes too.
+        with contextlib.closing(setup.checkpoints), contextlib.closing(recorder):
+            if start == 0:
+                actions.at(0, {"eval", "sample"})
+            run_steps(setup, recorder, actions, console, interrupt)
+    except Stopped as stopped:
+        return stopped
+    return None
+
+
+@contextlib.contextmanager
+def _one_line(what_works: str):
+    """Turns what the system refuses, such as a write to a full disk, into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error}: {what_works}") from error
 
 
 def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: TrainConsole, interrupt: Interrupt) -> None:
