@@ -83,7 +83,17 @@ def finished_checkpoints(run):
 
 def test_two_processes_train_as_one(run_python, tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
-    arguments = [TOY, "--config.parallel.fsdp=2", "--config.train.replica_check_every=3"]
+    arguments = [
+        TOY,
+        "--config.parallel.fsdp=2",
+        "--config.train.replica_check_every=3",
+        "--config.train.steps_per_dispatch=2",
+        # Halves the learning rate at every evaluation.
+        "--config.monitors.plateau.metric=val/loss",
+        "--config.monitors.plateau.patience=0",
+        "--config.monitors.plateau.factor=0.5",
+        "--config.monitors.plateau.threshold=1000.0",
+    ]
     found = run_python(SCRIPT, *arguments, f"--workdir={alone}", devices=4)
     assert found.returncode == 0, found.stderr[-2000:]
     with Group(tmp_path, *arguments, f"--workdir={run}") as group:
