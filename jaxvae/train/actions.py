@@ -56,7 +56,7 @@ class Actions:
     def evaluate(self, step: int) -> dict[str, float]:
         """Metrics over the whole validation set, shown to the monitors."""
         since, state = time.perf_counter(), self.setup.state
-        variables = state.variables(self.config.train.eval_weights)
+        variables = self.setup.parts.variables(state, self.config.train.eval_weights)
         values = self.setup.evaluator.evaluate(variables, state.key, state.step)
         values = {f"val/{name}": value for name, value in values.items()}
         self.recorder.note(step, values | {"time/eval_s": time.perf_counter() - since})
@@ -91,7 +91,7 @@ class Actions:
     def sample(self, step: int) -> None:
         """Pictures of the same examples with the same noise every time."""
         since, state = time.perf_counter(), self.setup.state
-        variables = state.variables(self.config.train.eval_weights)
+        variables = self.setup.parts.variables(state, self.config.train.eval_weights)
         pictures = jax.device_get(self.show(variables, self.picture_batch, state.key))
         self.recorder.pictures(step, pictures, self.setup.parts.task.captions)
         self.recorder.note(step, {"time/show_s": time.perf_counter() - since})

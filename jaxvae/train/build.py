@@ -18,7 +18,7 @@ from jaxvae.train.dispatch import Dispatch
 from jaxvae.train.evaluate import Evaluator
 from jaxvae.train.length import last_step
 from jaxvae.train.optim import Optimizer, optimizer_for
-from jaxvae.train.sharding import make_mesh, state_shardings
+from jaxvae.train.sharding import make_mesh, state_shardings, whole
 from jaxvae.train.state import State, create_state
 from jaxvae.train.step import make_train_step
 
@@ -48,8 +48,12 @@ class Parts:
 
     def dispatch(self) -> Dispatch:
         """The updates, to be compiled."""
-        step = make_train_step(self.task, self.optimizer, self.config)
+        step = make_train_step(self.task, self.optimizer, self.config, lambda tree: whole(tree, self.mesh))
         return Dispatch(step, self.mesh, self.shardings, compiler_options())
+
+    def variables(self, state: State, weights: str) -> dict[str, Any]:
+        """`state.variables(weights)` as they meet a batch: whole on every device."""
+        return whole(state.variables(weights), self.mesh)
 
     def evaluator(self, split: str) -> Evaluator:
         """An evaluator of one of the sources."""

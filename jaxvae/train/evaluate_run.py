@@ -74,7 +74,7 @@ def open_run(
     like = parts.like.replace(opt_state=(), ema=averages, lr_scale={}, loss_scale={})
     state, memory = _restore(checkpoints, step, like, report)
     _check_same_data(run, "train", memory["fingerprint"], parts)
-    return OpenRun(run, parts, weights, int(state.step), state.variables(weights), state.key)
+    return OpenRun(run, parts, weights, int(state.step), parts.variables(state, weights), state.key)
 
 
 def evaluation_path(opened: OpenRun, split: str) -> Path:

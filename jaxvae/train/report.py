@@ -63,7 +63,7 @@ def write_report(setup) -> Path:
 
 def _ablation(setup) -> dict[str, dict[str, float]]:
     parts = setup.parts
-    variables = setup.state.variables(parts.config.train.eval_weights)
+    variables = parts.variables(setup.state, parts.config.train.eval_weights)
     with products(parts.config):
         return ablate(parts.task, variables, setup.evaluator.pairs(), setup.state.key, replicated(parts.mesh))
 

@@ -54,6 +54,15 @@ def state_shardings(mesh: Mesh, shapes):
     return jax.tree.map(rule, shapes)
 
 
+def whole(tree, mesh: Mesh):
+    """Arrays, those that are split put together again on every device, also inside of a jitted function.
+
+    For weights that meet a batch. Left to itself the compiler splits such a computation as the weights are split, and
+    sends activations around instead of weights.
+    """
+    return tree if mesh.shape["fsdp"] == 1 else jax.lax.with_sharding_constraint(tree, replicated(mesh))
+
+
 def block_sharding(mesh: Mesh) -> NamedSharding:
     """Several batches in one array: the second axis is that of the examples."""
     return NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))

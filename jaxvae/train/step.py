@@ -15,13 +15,18 @@ from jaxvae.train.precision import products
 from jaxvae.train.state import TRAIN, State
 
 
-def make_train_step(task, optimizer: Optimizer, config) -> Callable[[State, dict], tuple[State, Stats]]:
+def make_train_step(
+    task, optimizer: Optimizer, config, gather: Callable = lambda tree: tree
+) -> Callable[[State, dict], tuple[State, Stats]]:
     """The step of a task under a configuration; jit it with `donate_argnums=0`.
 
     In order: random draws for the whole batch, gradients over `optim.accum` micro-batches (equal to those of the
     whole batch), the check for non-finite numbers, the optimizer's direction (clipping included), the learning
     rates, collections, averages. An update whose loss or gradient is not finite changes no weight; it is counted in
     `skipped`, and in `skips` as long as others follow.
+
+    Args:
+      gather: puts weights together before they meet the batch, and then gradients (`jaxvae.train.sharding.whole`).
     """
     accum, ema_rows, scale_row = config.optim.accum, config.optim.ema, config.precision.loss_scale
     hold = config.optim.on_skip == "hold"
@@ -40,7 +45,9 @@ def make_train_step(task, optimizer: Optimizer, config) -> Callable[[State, dict
         key = jax.random.fold_in(jax.random.fold_in(state.key, TRAIN), state.step)
         rows = batch["valid"].shape[0]
         draws = task.draws(example_keys(key, jnp.arange(rows)), batch)
-        grads, terms, stats, additions = gradients(state, batch, draws, step)
+        met = state.replace(**{name: gather(getattr(state, name)) for name in ("params", "frozen", "collections")})
+        grads, terms, stats, additions = gradients(met, batch, draws, step)
+        grads = gather(grads)
 
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
