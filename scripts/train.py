@@ -11,8 +11,8 @@ python scripts/train.py --config=configs/glyph_vae.py --coordinator=10.0.0.1:123
 python scripts/train.py --config=configs/glyph_vae.py --coordinator=10.0.0.1:1234 --processes=2 --process=1
 
 Where several are on one machine with GPUs, CUDA_VISIBLE_DEVICES gives each its own. They need one run folder that all
-of them see; process 0, at whose address they meet, writes the logs. If one dies, the
-others are ended within twice --heartbeat_s, and the same commands go on from the newest checkpoint.
+of them see; process 0, at whose address they meet, writes the logs. If one dies, the others are ended within twice
+--heartbeat_s, and the same commands go on from the newest checkpoint.
 """
 
 from absl import flags
