@@ -264,7 +264,7 @@ def validate_trainer(config: ConfigDict) -> None:
     c = config
     require_positive(c, "data.batch_size", "optim.lr", "optim.eps", "optim.accum", "optim.clip.window")
     require_positive(c, "optim.schedule.decay_steps", "optim.schedule.decay_rate", "optim.schedule.restart_factor")
-    require_positive(c, "train.log_every", "train.keep", "train.steps_per_dispatch", "parallel.fsdp")
+    require_positive(c, "train.log_every", "train.keep", "train.steps_per_dispatch", "parallel.fsdp", "data.workers")
     require_not_negative(c, "optim.weight_decay", "optim.clip.norm", "optim.schedule.warmup_steps")
     require_not_negative(c, "optim.schedule.end_factor", "optim.schedule.steps", "parallel.data")
     require_not_negative(c, *(f"train.{key}" for key in ("total_steps", "epochs", "eval_every", "sample_every")))
@@ -298,6 +298,14 @@ def validate_trainer(config: ConfigDict) -> None:
         every = c.train.eval_every
         what = f"with config.train.keep_best it must be a multiple of config.train.eval_every = {every}"
         require(c, "train.save_every", every > 0 and c.train.save_every % every == 0, what)
+    if c.train.keep_every:
+        what = f"with config.train.keep_every = {c.train.keep_every} it must divide that, as checkpoints are kept only"
+        fits = c.train.save_every > 0 and c.train.keep_every % c.train.save_every == 0
+        require(c, "train.save_every", fits, f"{what} where they are made")
+    intervals = [c.train[f"{name}_every"] for name in ("log", "eval", "sample", "save", "replica_check")]
+    shortest = min(n for n in intervals if n)
+    what = f"must be at most the shortest interval of config.train, {shortest}: no block goes beyond one"
+    require(c, "train.steps_per_dispatch", c.train.steps_per_dispatch <= shortest, what)
     if not (c.train.total_steps or c.train.epochs):
         raise UserError("config.train.total_steps = 0 and config.train.epochs = 0: one of them must be above 0")
 
@@ -305,16 +313,26 @@ def validate_trainer(config: ConfigDict) -> None:
 def _validate_rows(c: ConfigDict) -> None:
     for name in c.optim.ema:
         key = f"optim.ema.{name}"
+        if name == "raw":
+            raise UserError(f"config.{key}: raw means the weights themselves: give the average another name")
         require(c, f"{key}.decay", 0 < c.optim.ema[name].decay < 1, "must be in (0, 1)")
         require_positive(c, f"{key}.every")
         require_not_negative(c, f"{key}.start", f"{key}.power")
     for name in c.optim.groups:
         key = f"optim.groups.{name}"
+        if name == "default":
+            raise UserError(f"config.{key}: default means what no group matches: give the group another name")
         require_positive(c, f"{key}.lr_factor")
         require_not_negative(c, f"{key}.decay_factor", f"{key}.clip", f"{key}.start_step")
     for name, row in c.monitors.items():
         key = f"monitors.{name}"
         require_one_of(c, f"{key}.kind", MONITOR_ROWS)
+        keys = set(MONITOR_ROWS[row.kind]())
+        what = f"a row of this kind has the keys {', '.join(sorted(keys))}: add one in the configuration file"
+        require(c, f"{key}.kind", set(row) == keys, what)
+        if row.metric:
+            what = f"a number of updates above 0, as config.{key}.metric is looked at then"
+            require(c, "train.eval_every", c.train.eval_every > 0, what)
         if row.kind == "range":
             require(c, f"{key}.low", row.low <= row.high, f"must be at most config.{key}.high = {row.high}")
             require_one_of(c, f"{key}.action", ("warn", "stop"))

@@ -38,7 +38,6 @@ MAY_CHANGE = (
     "train.sample_every",
     "train.save_every",
     "train.keep",  # and keep_best, keep_every
-    "train.best_",
     "train.max_skips",
     "train.replica_check_every",
     "monitors.",

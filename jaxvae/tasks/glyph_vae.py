@@ -285,7 +285,7 @@ def check(config) -> None:
     what = f"must divide config.model.embed = {model.embed}: one of {', '.join(map(str, dividing))}"
     require(config, "model.heads", model.embed % model.heads == 0, what)
     require_one_of(config, "model.decoder_image", ("full", "none"))
-    require_positive(config, "data.num_buckets", "data.workers")
+    require_positive(config, "data.num_buckets")
     side = config.data.image_size
     require(config, "data.image_size", 0 < side <= 2**12, "must be from 1 to 4096 px")
     require(config, "data.sdf_clip_px", 0 < config.data.sdf_clip_px <= side, f"must be above 0, at most {side} px")

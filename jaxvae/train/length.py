@@ -16,7 +16,8 @@ def changes(changed: Mapping[str, tuple[Any, Any]], config, steps_per_epoch: int
     new, old = (last_step(**which, steps_per_epoch=steps_per_epoch) for which in (ends, old_ends))
     consequence = ""
     # Before its first update and after its last a run has nothing to do with the schedule that it had.
-    if config.optim.schedule.name == "cosine" and 0 < step < new and new != old:
+    falls_to_the_end = config.optim.schedule.name == "cosine" and not config.optim.schedule.steps
+    if falls_to_the_end and 0 < step < new and new != old:
         consequence = (
             f"; the cosine schedule now falls until step {new} instead of {old}, so from step {step} on the learning "
             f"rate is different, and the run will not equal one that was given {new} steps at its start"

@@ -142,7 +142,11 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
             recorder.end_interval(step, loader.waited)
         if train.replica_check_every and step % train.replica_check_every == 0:
             check_replicas(setup.state)
-        if actions.at(step, actions.due(step)):
+        due = actions.due(step)
+        if due:  # a checkpoint from which the run would stop at once helps nobody
+            for pending, _ in in_flight:
+                _check_skips(int(pending), train.max_skips, setup)
+        if actions.at(step, due):
             raise Stopped(actions.watch.stopped + "; ended")
         # Several processes ask each other, and so only now and then.
         asked = jax.process_count() == 1 or step % train.log_every == 0
@@ -150,8 +154,7 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
             received = interrupt.received or signal.SIGTERM
             actions.at(step, {"save"})
             raise Stopped(f"ended by {received.name}", received)
-    for skips, examples in in_flight:
-        _check_skips(int(skips), train.max_skips, setup)
+    for _, examples in in_flight:
         recorder.completed(examples)
     if stop % train.log_every:
         recorder.show_open(stop, loader.waited)
@@ -164,6 +167,6 @@ def _check_skips(skips: int, allowed: int, setup: Setup) -> None:
         last = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
         raise UserError(
             f"{skips} updates in a row were not finite (config.train.max_skips = {allowed}), before step "
-            f"{int(setup.state.step)}: {last}; try a lower config.optim.lr, config.optim.clip.norm > 0, or "
-            "config.precision.compute = float32"
+            f"{int(setup.state.step)}: {last}; try a lower config.optim.lr, config.optim.clip.norm > 0 or "
+            f"config.precision.compute = float32 in another --workdir, with config.init_from.path = {setup.run.folder}"
         )

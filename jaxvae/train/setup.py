@@ -8,7 +8,7 @@ import jax
 
 from jaxvae.config import validate_trainer
 from jaxvae.errors import UserError
-from jaxvae.run import Run
+from jaxvae.run import Run, read_rows
 from jaxvae.train.build import Parts, build, count_parameters
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.dispatch import Dispatch
@@ -89,14 +89,16 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
         _check_not_past(parts.total_steps, int(state.step), run)
         notes += [*passed_over, f"continues from the checkpoint at step {int(state.step)}"]
     step = int(state.step)
-    if "monitors" in {key.split(".")[0] for key in changed}:
-        memory["stopped"] = ""  # another rule may not have stopped the run
+    begins = not memory
+    lost = len(read_rows(run.metrics_path)) if begins else 0
+    if lost:
+        notes.append(f"begins anew: there is no checkpoint yet, and the {lost} rows of the log are removed")
     notes = [*changes(changed, config, parts.plan.steps_per_epoch, step), *notes]
     with together():
         if is_first():
             lock.keep()
             run.create(config, command, parts.sources, notes)
-            run.rewind(step if memory else -1, parts.task.captions)
+            run.rewind(-1 if begins else step, parts.task.captions)
     checkpoints.set_aside(step)
     notes.append(_summary(parts, run))
     return Setup(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jaxvae.config import to_plain
 from jaxvae.errors import UserError
 from jaxvae.health.monitors import make_monitors
 from jaxvae.train.optim import Optimizer
@@ -17,6 +18,10 @@ class Outcome(NamedTuple):
     stop: str
 
 
+def _same_question(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return all(before.get(key) == now.get(key) for key in ("kind", "metric", "mode"))
+
+
 class Watch:
     """The monitors of a run. They look at every evaluation: at its metrics, and at the newest row of training.
 
@@ -25,15 +30,19 @@ class Watch:
 
     def __init__(self, rows, optimizer: Optimizer, memory: Mapping[str, Any]):
         self.monitors = make_monitors(rows)
+        self.rows = {name: to_plain(rows[name]) for name in self.monitors}
         self.peak = optimizer.peak
-        self.stopped: str = memory.get("stopped", "")
+        before = memory.get("monitor_rows", {})
+        # Another rule may not have stopped the run, and the best of another metric says nothing.
+        self.stopped: str = memory.get("stopped", "") if before == self.rows else ""
         for name, monitor in self.monitors.items():
-            if name in memory.get("monitors", {}):
+            if _same_question(before.get(name, {}), self.rows[name]):
                 monitor.recall(memory["monitors"][name])
 
     def memory(self) -> dict[str, Any]:
         """What a checkpoint keeps, JSON-able."""
-        return {"monitors": {name: m.memory() for name, m in self.monitors.items()}, "stopped": self.stopped}
+        remembered = {name: monitor.memory() for name, monitor in self.monitors.items()}
+        return {"monitors": remembered, "monitor_rows": self.rows, "stopped": self.stopped}
 
     def check_metrics(self, known: set[str]) -> None:
         """Refuses a monitor of a metric that is not logged; at first `known` holds those of validation alone.

@@ -251,3 +251,7 @@ def test_another_length_says_what_it_does_to_the_learning_rate(config, schedule,
     assert line.startswith(f"changed since the last start: {key}: {old} -> {new}")
     assert (f"from step {step} on the learning rate is different" in line) == said
     assert ("until step 6 instead of" in line) == said
+    (line,) = changes(
+        changed, config(optim__schedule__name=schedule, optim__schedule__steps=3, train__epochs=9), 3, step
+    )
+    assert "learning rate" not in line, "it falls over updates of its own"

@@ -61,6 +61,19 @@ def test_memory_goes_through_json_and_a_watch_goes_on_from_it():
         assert [second.observe({"val/loss": value}, ONES) for value in values[cut:]] == stopped[cut:]
 
 
+def test_a_row_that_asks_something_else_forgets_and_another_rule_lets_go_on():
+    first = watch(e=early_stop_row("val/kl", patience=1))
+    first.observe({"val/kl": 1.0}, ONES)
+    assert first.observe({"val/kl": 2.0}, ONES).stop
+    memory = first.memory()
+    assert watch(memory, e=early_stop_row("val/kl", patience=1)).stopped
+    patient = watch(memory, e=early_stop_row("val/kl", patience=3))
+    assert not patient.stopped and patient.monitors["e"].best == 1.0
+    other = watch(memory, e=early_stop_row("val/loss", patience=1))
+    assert not other.stopped and other.monitors["e"].best == math.inf
+    assert not watch(memory).stopped
+
+
 @pytest.mark.parametrize(
     ("metric", "known", "refused"),
     [
@@ -133,7 +146,7 @@ def test_updates_that_stay_not_finite_stop_the_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(GlyphVAETask, "terms", broken)
     with pytest.raises(
-        UserError, match=r"3 updates in a row were not finite .*the newest checkpoint is of step 6"
+        UserError, match=r"3 updates in a row were not finite .*the newest checkpoint is of step 4"
     ) as caught:
         train(config(train__max_skips=3, train__save_every=2, train__total_steps=40), tmp_path / "run")
     assert "\n" not in str(caught.value)
