@@ -157,14 +157,24 @@ class Checkpoints:
         return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
 
     def set_aside(self, step: int) -> None:
-        """Renames checkpoints after `step`, which `restore` found damaged: their steps will be saved again."""
+        """Makes room for steps after `step`, which will be saved again.
+
+        Checkpoints that `restore` found damaged are renamed; what a killed process left half-written is removed.
+        """
         with together():
+            if is_first():
+                self._remove_unfinished()
             for later in self.steps() if is_first() else ():
                 if later > step:
                     target = self.folder / f"{later}.damaged"
                     shutil.rmtree(target, ignore_errors=True)
                     (self.folder / str(later)).rename(target)
         self.manager.reload()
+
+    def _remove_unfinished(self) -> None:
+        for leftover in self.folder.glob("*"):
+            if leftover.name.isdecimal() and not (leftover / "commit_success.txt").exists():
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def arrays(self, step: int) -> dict[str, Any]:
         """{name: an object with its shape and dtype} of every array of the state in a checkpoint.
@@ -239,9 +249,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # orbax raises whatever the layer that stumbled raises
-            for leftover in self.folder.glob("*"):
-                if leftover.name.isdecimal() and not (leftover / "commit_success.txt").exists():
-                    shutil.rmtree(leftover, ignore_errors=True)
+            self._remove_unfinished()
             which = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
             intact = self.steps()
             kept = f"step {intact[-1]} and those before it are intact" if intact else "there is none before it"

@@ -167,8 +167,14 @@ def test_if_all_are_damaged_there_is_one_line(folder):
 def test_an_empty_folder_and_half_a_save_are_no_checkpoints(folder):
     (folder / "9").mkdir()
     shutil.copytree(folder / "3", folder / "10.orbax-checkpoint-tmp-3")
-    assert Checkpoints(folder).steps() == [1, 2, 3]
-    assert int(Checkpoints(folder).restore(like(state(0))).state.step) == 3
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.steps() == [1, 2, 3]
+    assert int(checkpoints.restore(like(state(0))).state.step) == 3
+    (folder / "5").mkdir()
+    (folder / "notes").mkdir()
+    checkpoints.set_aside(3)
+    assert {"5", "9"}.isdisjoint(path.name for path in folder.iterdir()), "half a save is removed"
+    assert checkpoints.steps() == [1, 2, 3] and (folder / "notes").exists()
 
 
 @pytest.mark.parametrize(
