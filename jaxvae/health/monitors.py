@@ -1,10 +1,11 @@
 """Monitors: what is watched while a training runs, and what happens then.
 
 A row of `config.monitors` names a metric of the log (`val/loss`) and one of the kinds below. Each is a small state
-machine on the host: `observe(value)` gets every value of its metric as it is logged and says what to do; `memory`
+machine on the host: `observe(value)` gets the value of its metric at every evaluation and says what to do; `memory`
 and `recall` carry the machine through a checkpoint.
 """
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -22,15 +23,15 @@ class Verdict(NamedTuple):
 
 
 @dataclasses.dataclass
-class Monitor:
+class Monitor(abc.ABC):
     """What all kinds share. `remembers` names the fields that change while a training runs."""
 
     metric: str
     remembers: ClassVar[tuple[str, ...]] = ()
 
+    @abc.abstractmethod
     def observe(self, value: float) -> Verdict:
         """Takes the next value of the metric."""
-        raise NotImplementedError
 
     def memory(self) -> dict[str, int | float | str]:
         """What `recall` needs, as JSON can hold it: infinities as the texts 'inf' and '-inf'."""

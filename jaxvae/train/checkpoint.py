@@ -259,6 +259,26 @@ class Checkpoints:
             ) from error
 
 
+def find_checkpoint(key: str, text: str) -> tuple[Checkpoints, int]:
+    """The checkpoint that a user means by a run folder (its newest) or a folder checkpoints/<step> in it.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = Path(text).expanduser()
+    folder, step = path / "checkpoints", None
+    if path.name.isdecimal() and not folder.exists():  # a run folder may have such a name too
+        folder, step = path.parent, int(path.name)
+    if not folder.is_dir():
+        raise UserError(f"{key} = {text!r} is no run with checkpoints, nor one of its checkpoints/<step>")
+    checkpoints = Checkpoints(folder)
+    steps = checkpoints.steps()
+    if not steps or (step is not None and step not in steps):
+        has = f"has those of steps {', '.join(map(str, steps))}" if steps else "has none"
+        raise UserError(f"{key} = {text!r}: there is no such checkpoint; {folder} {has}")
+    return checkpoints, steps[-1] if step is None else step
+
+
 def _metric(metrics: dict[str, float]) -> float:
     return metrics["metric"]
 

@@ -13,8 +13,7 @@ import jax
 from jaxvae.errors import UserError, choose
 from jaxvae.run import Run
 from jaxvae.train.build import Parts, build
-from jaxvae.train.checkpoint import Checkpoints, Damaged
-from jaxvae.train.init_from import find_checkpoint
+from jaxvae.train.checkpoint import Checkpoints, Damaged, find_checkpoint
 from jaxvae.train.state import State
 
 

@@ -1,7 +1,6 @@
 """Weights from another run, by name: the second stage of a training, or a new head on an old body."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
 from jaxvae.errors import UserError
-from jaxvae.train.checkpoint import Checkpoints, Damaged, describe
+from jaxvae.train.checkpoint import Damaged, describe, find_checkpoint
 from jaxvae.train.patterns import by_name, compile_patterns, leaf_name
 from jaxvae.train.state import State
 
@@ -49,26 +48,6 @@ def init_from(state: State, config) -> tuple[State, str]:
     unused = f", {len(theirs) - len(taken)} of its own unused" if len(taken) < len(theirs) else ""
     line = f"starts from {where} ({c.weights} weights): {len(taken)} arrays taken{fresh}{unused}"
     return _put(state, taken), line
-
-
-def find_checkpoint(key: str, text: str) -> tuple[Checkpoints, int]:
-    """The checkpoint that a user means by a run folder (its newest) or a folder checkpoints/<step> in it.
-
-    Raises:
-      UserError: if there is none.
-    """
-    path = Path(text).expanduser()
-    folder, step = path / "checkpoints", None
-    if path.name.isdecimal() and not folder.exists():  # a run folder may have such a name too
-        folder, step = path.parent, int(path.name)
-    if not folder.is_dir():
-        raise UserError(f"{key} = {text!r} is no run with checkpoints, nor one of its checkpoints/<step>")
-    checkpoints = Checkpoints(folder)
-    steps = checkpoints.steps()
-    if not steps or (step is not None and step not in steps):
-        has = f"has those of steps {', '.join(map(str, steps))}" if steps else "has none"
-        raise UserError(f"{key} = {text!r}: there is no such checkpoint; {folder} {has}")
-    return checkpoints, steps[-1] if step is None else step
 
 
 def _ours(state: State) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
         begins = not checkpoints.steps()
         if begins:
             run.check_without_checkpoint(changed.get("train.save_every", (train.save_every,))[0])
+            if lost := len(read_rows(run.metrics_path)):
+                notes.append(f"begins anew: there is no checkpoint yet, and the {lost} rows of the log are removed")
     check_alike({"configurations": config.to_json(), "training data": parts.sources["train"].fingerprint})
     connect(parts.mesh)
     memory: dict[str, Any] = {}
@@ -89,10 +91,6 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
         _check_not_past(parts.total_steps, int(state.step), run)
         notes += [*passed_over, f"continues from the checkpoint at step {int(state.step)}"]
     step = int(state.step)
-    begins = not memory
-    lost = len(read_rows(run.metrics_path)) if begins else 0
-    if lost:
-        notes.append(f"begins anew: there is no checkpoint yet, and the {lost} rows of the log are removed")
     notes = [*changes(changed, config, parts.plan.steps_per_epoch, step), *notes]
     with together():
         if is_first():
