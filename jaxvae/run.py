@@ -4,7 +4,7 @@
     command.txt     a line that recreates the run   samples/       pictures by step
     data.json       splits and skipped, by name     checkpoints/   written by jaxvae.train.checkpoint
     versions.json   packages                        report.md      numbers, curves and pictures, at the end
-    host.json       machine and devices             curves.png     every metric against the step
+    host.json       machine and devices             report.json    its numbers; curves.png: every metric
     lock            the last process that trained   (held while it does: jaxvae.train.lock)
 
 plus TensorBoard events. Rows hold plain numbers under names such as `train/loss` and `val/iou`; a value that is

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from jaxvae.config import flatten
 from jaxvae.health.ablation import ablate
-from jaxvae.run import read_rows, write_text
+from jaxvae.run import read_rows, write_json, write_text
 from jaxvae.tasks.task import LatentVariableTask
 from jaxvae.train.distributed import is_first
 from jaxvae.train.precision import products
@@ -26,7 +26,7 @@ CURVES = {"train": {"color": "tab:blue"}, "val": {"color": "tab:orange", "marker
 
 
 def write_report(setup) -> Path:
-    """Writes report.md and curves.png into the run folder and returns the report's path.
+    """Writes report.md, report.json and curves.png into the run folder and returns the report's path.
 
     All processes have a part in the numbers, and the first one writes.
     """
@@ -39,13 +39,15 @@ def write_report(setup) -> Path:
     write_curves(run.folder / "curves.png", rows)
     pictures = sorted((run.folder / "samples").glob("*.png"))
     command = (run.folder / "command.txt").read_text().strip()
+    latents = latent_rows(ablation, rows) if ablation else []
+    write_json(run.folder / "report.json", {"step": int(setup.state.step), "latents": latents})
     sections = [
         f"# {config.task}:{config.preset}",
         f"{int(setup.state.step):,} updates of up to {config.data.batch_size} examples, "
         f"{len(parts.sources['train']):,} training and {len(parts.sources['val']):,} validation examples, "
         f"weights: {config.train.eval_weights}.",
         f"```\n{command}\n```",
-        *(_latents(ablation, rows) if ablation else ()),
+        *(_latents(latents) if latents else ()),
         "## Validation, first and last",
         table(first_and_last(rows)),
         "## Curves",
@@ -68,23 +70,21 @@ def _ablation(setup) -> dict[str, dict[str, float]]:
         return ablate(parts.task, variables, setup.evaluator.pairs(), setup.state.key, replicated(parts.mesh))
 
 
-def _latents(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[str]:
+def _latents(rows: list[dict[str, str]]) -> list[str]:
     return [
         "## Does the latent matter?",
         "Validation examples, reconstructed with z from different places. If a z of another example does as "
         "well as the right one, the decoder does not use z. `untrained` is the model before its first update.",
-        table(latent_rows(ablation, rows)),
+        table(rows),
     ]
 
 
 def latent_rows(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[dict[str, str]]:
     """The ablation, and the untrained model's validation at step 0 in the same columns."""
     names = list(ablation["mean"])
-    table = [
-        {"latent": text, **{name: _number(ablation[z][name]) for name in names}} for z, text in LATENT_ROWS.items()
-    ]
+    table = [{"latent": text, **{name: number(ablation[z][name]) for name in names}} for z, text in LATENT_ROWS.items()]
     start = next((row for row in rows if row["step"] == 0), {})
-    untrained = {name: _number(start.get(f"val/{name}")) for name in names}
+    untrained = {name: number(start.get(f"val/{name}")) for name in names}
     return [*table, {"latent": "untrained, z = posterior mean", **untrained}]
 
 
@@ -97,7 +97,7 @@ def first_and_last(rows: list[dict]) -> list[dict[str, str]]:
     names = [name for name in last if name.startswith("val/")]
     steps = [f"step {first['step']}", f"step {last['step']}"]
     return [
-        {"metric": name.removeprefix("val/"), steps[0]: _number(first.get(name)), steps[1]: _number(last[name])}
+        {"metric": name.removeprefix("val/"), steps[0]: number(first.get(name)), steps[1]: number(last[name])}
         for name in names
     ]
 
@@ -133,8 +133,8 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _number(value: float | None) -> str:
-    """'-' for what was not measured, or on nothing."""
+def number(value: float | None) -> str:
+    """Four digits; '-' for what was not measured, or on nothing."""
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 

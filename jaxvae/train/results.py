@@ -1,0 +1,101 @@
+"""A page of results: what finished runs say of themselves, side by side with their baselines."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxvae.errors import UserError
+from jaxvae.run import Run, read_json, read_rows, write_text
+from jaxvae.train.report import number, table
+
+
+def write_results(folders: Sequence[str | Path], page: str | Path) -> Path:
+    """Writes `page`, a section per run folder, and the runs' newest pictures beside it.
+
+    Raises:
+      UserError: if a folder is no run, or one that has not ended (it has no report.json).
+    """
+    page = Path(page)
+    sections = [_section(Run(folder), page) for folder in folders]
+    introduction = (
+        f"# Results: {page.stem}\n\nWritten by `python scripts/results.py RUN[,RUN...] --out={page}` from finished "
+        "runs, whose commands stand with them. The validation set shares no example with training."
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(page, "\n\n".join([introduction, *sections]) + "\n")
+    return page
+
+
+def _section(run: Run, page: Path) -> str:
+    config, numbers = run.config(), read_report(run)
+    rows, data = read_rows(run.metrics_path), read_json(run.folder / "data.json")
+    machine, versions = read_json(run.folder / "host.json"), read_json(run.folder / "versions.json")
+    skipped = sum(map(len, data["skipped"].values()))
+    examples = {split: len(found["examples"]) for split, found in data["splits"].items()}
+    hours = sum(row.get("time/step_s") or 0 for row in rows) * config.train.log_every / 3600
+    parts = [
+        f"## {config.preset}",
+        f"```\n{(run.folder / 'command.txt').read_text().strip()}\n```",
+        f"{numbers['step']:,} updates, {60 * hours:.0f} minutes of training on {len(machine['devices'])} x "
+        f"{machine['devices'][0]} ({machine['cpus']} cores), jax {versions['jax']}, jaxvae {versions['jaxvae']}. "
+        f"{examples['train']:,} training and {examples['val']:,} validation examples, {skipped} left out by name.",
+    ]
+    if numbers["latents"]:
+        parts.append(table(numbers["latents"]))
+    parts.append(table(metrics(rows)))
+    parts += ["### Where it falls short", "\n".join(f"* {line}" for line in shortcomings(rows))]
+    for picture in _newest_pictures(run):
+        name = f"{page.stem}-{config.preset}-{picture.stem.rsplit('-', 1)[0]}.png"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, page.parent / name)
+        parts.append(f"![{name}]({name})")
+    return "\n\n".join(parts)
+
+
+def read_report(run: Run) -> dict[str, Any]:
+    """The numbers of a run's report.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = run.folder / "report.json"
+    if not path.exists():
+        raise UserError(f"{run.folder} has no report.json: the command of the run, given again, ends it and writes one")
+    return read_json(path)
+
+
+def shortcomings(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the log says against the run: a validation loss that was better before, or far from training's."""
+    evaluated = [row for row in rows if row.get("val/loss") is not None]
+    if not evaluated:
+        return ["There is no finite validation loss."]
+    best, last = min(evaluated, key=lambda row: row["val/loss"]), evaluated[-1]
+    ending = f", and was {best['val/loss']:.4g} at step {best['step']:,}" if best is not last else ", its lowest"
+    lines = [f"The validation loss is {last['val/loss']:.4g} at the end{ending}."]
+    trained = [row["train/loss"] for row in rows if row.get("train/loss") is not None]
+    if trained:
+        times = last["val/loss"] / trained[-1]
+        lines.append(f"That is {times:.1f} times the {trained[-1]:.4g} of the last interval of training.")
+    return lines
+
+
+def metrics(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row per metric: before training, at the end, and in the last interval of training where it is logged there."""
+    evaluated = [row for row in rows if any(name.startswith("val/") for name in row)]
+    trained = next((row for row in reversed(rows) if "train/loss" in row), {})
+    return [
+        {
+            "metric": name.removeprefix("val/"),
+            "validation, untrained": number(evaluated[0].get(name)),
+            "validation": number(value),
+            "training": number(trained.get(name.replace("val/", "train/"))),
+        }
+        for name, value in (evaluated[-1] if evaluated else {}).items()
+        if name.startswith("val/")
+    ]
+
+
+def _newest_pictures(run: Run) -> list[Path]:
+    newest = {path.stem.rsplit("-", 1)[0]: path for path in sorted((run.folder / "samples").glob("*-???????.png"))}
+    return list(newest.values())

@@ -1,0 +1,53 @@
+"""scripts/results.py: a page from finished runs."""
+
+import json
+
+import pytest
+from tiny import ROOT, tiny_config
+
+from jaxvae.train.loop import train
+from jaxvae.train.results import metrics, shortcomings
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tiny_config("glyph_vae"), tmp_path_factory.mktemp("runs") / "tiny", "the command").folder
+
+
+def script(run_python, *arguments):
+    return run_python(ROOT / "scripts" / "results.py", *arguments)
+
+
+def test_a_page_holds_commands_baselines_shortcomings_and_pictures(run, run_python, tmp_path):
+    page = tmp_path / "results" / "glyph_vae.md"
+    found = script(run_python, str(run), f"--out={page}")
+    assert found.returncode == 0, found.stderr[-2000:]
+    text = page.read_text()
+    for row in json.loads((run / "report.json").read_text())["latents"]:
+        assert "| " + " | ".join(row.values()) + " |" in text
+    assert "untrained" in text and "```\nthe command\n```" in text and "Where it falls short" in text
+    (picture,) = page.parent.glob("*.png")
+    assert f"]({picture.name})" in text
+    assert picture.read_bytes() == sorted((run / "samples").glob("*.png"))[-1].read_bytes()
+
+
+def test_what_is_no_finished_run_is_refused(run_python, run, tmp_path):
+    for arguments, words in (
+        ([str(tmp_path), "--out=x.md"], "is no run folder"),
+        ([str(run)], "--out is missing"),
+        (["--out=x.md"], "RUN[,RUN...] is missing"),
+    ):
+        found = script(run_python, *arguments)
+        assert found.returncode == 2 and words in found.stderr and len(found.stderr.splitlines()) == 1
+
+
+def test_a_loss_that_was_better_before_is_said():
+    rows = [
+        {"step": 0, "val/loss": 9.0, "val/iou": 0.1},
+        {"step": 10, "val/loss": 3.0, "train/loss": 2.5},
+        {"step": 20, "val/loss": 4.0, "val/iou": 0.5, "train/loss": 2.0},
+    ]
+    first, second = shortcomings(rows)
+    assert "is 4 at the end, and was 3 at step 10" in first and "2.0 times the 2 of" in second
+    assert shortcomings(rows[:2])[0].endswith("its lowest.")
+    assert metrics(rows)[0] == {"metric": "loss", "validation, untrained": "9", "validation": "4", "training": "2"}
