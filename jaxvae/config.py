@@ -75,7 +75,7 @@ def trainer_config() -> ConfigDict:
     c.train.keep = 3  # newest checkpoints kept
     c.train.keep_every = 0  # updates; checkpoints at multiples are kept for good; 0 = none
     c.train.keep_best = 0  # checkpoints kept with the best train.best_metric, beside the newest
-    c.train.best_metric = "val/loss"
+    c.train.best_metric = "val/loss"  # mind terms whose weight warms up: the loss rises with it
     c.train.best_mode = "min"  # min | max
     c.train.eval_weights = "raw"  # raw | name of a row of optim.ema: what evaluation, pictures and report use
     c.train.max_skips = 100  # updates in a row that may be not finite before the run stops; 0 = any number

@@ -41,7 +41,6 @@ MAY_CHANGE = (
     "train.max_skips",
     "train.replica_check_every",
     "monitors.",
-    "train.eval_weights",
     "parallel.",
     "data.workers",
     "optim.accum",

@@ -15,12 +15,13 @@ from jaxvae import tasks
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
 from jaxvae.errors import UserError
-from jaxvae.health.ablation import LATENTS, ablate
+from jaxvae.health.ablation import LATENTS, latent_scores
 from jaxvae.nn.barriers import compiler_options
 from jaxvae.run import read_rows
-from jaxvae.stats import compute, merge
+from jaxvae.stats import compute, merge, scalars
 from jaxvae.tasks.task import example_keys
 from jaxvae.train.build import build
+from jaxvae.train.compilations import Compilations
 from jaxvae.train.dispatch import Dispatch
 from jaxvae.train.evaluate import Evaluator, with_draws
 from jaxvae.train.loop import train
@@ -49,6 +50,7 @@ class Bench:
         self.sources = self.task.sources(lambda line: None) if other_data else load_sources(name)
         self.plan = Plan(self.sources["train"], self.config.data.batch_size, self.config.seed)
         self.rows = self.config.data.batch_size
+        self.compilations = Compilations()
         self.batch = assemble(self.plan, self.plan.batch(0), self.rows)
         self.optimizer = optimizer_for(self.task, self.config, self.batch, 10)
         statistics = self.task.statistics(self.sources)
@@ -61,7 +63,7 @@ class Bench:
     def dispatch(self):
         """As a training has it; what it is handed is donated."""
         step = make_train_step(self.task, self.optimizer, self.config)
-        return Dispatch(step, make_mesh(self.config), self.shardings(), compiler_options())
+        return Dispatch(step, make_mesh(self.config), self.shardings(), compiler_options(), self.compilations)
 
     def own_state(self):
         """A copy that may be donated."""
@@ -71,7 +73,8 @@ class Bench:
         return state_shardings(make_mesh(self.config), self.state)
 
     def evaluator(self, batch_size, rows):
-        return Evaluator(self.task, self.sources["val"], batch_size, rows, 1, make_mesh(self.config), self.config)
+        source, mesh = self.sources["val"], make_mesh(self.config)
+        return Evaluator(self.task, source, batch_size, rows, 1, mesh, self.config, Compilations())
 
     def draws(self, batch):
         return self.task.draws(example_keys(jax.random.key(0), jnp.arange(len(batch["valid"]))), batch)
@@ -133,7 +136,7 @@ def test_a_step_compiles_once_per_capacity(name):
         seen.add(b.plan.batch(index).capacity)
         batch = assemble(b.plan, b.plan.batch(index), b.rows)
         state, *_ = b.dispatch(state, range(index, index + 1), batch)
-    assert b.dispatch.traces == len(seen)
+    assert b.compilations.count == len(seen)
 
 
 def test_random_numbers_belong_to_examples(name):
@@ -196,7 +199,7 @@ def test_evaluation_does_not_depend_on_how_the_set_is_cut(name):
     for batch_size in (3, 8):
         evaluator = b.evaluator(batch_size, 8)
         results.append(evaluator.evaluate(variables, key, 0))
-        seen = np.concatenate([np.asarray(x["index"])[np.asarray(x["valid"])] for x in evaluator.batches()])
+        seen = np.concatenate([np.asarray(x["index"])[np.asarray(x["valid"])] for _, x in evaluator.batches()])
         assert sorted(seen) == list(range(len(b.sources["val"]))), "each example exactly once"
     assert results[0].keys() == results[1].keys()
     for metric, value in results[0].items():
@@ -274,8 +277,10 @@ def test_latents_are_ablated_alike_however_the_set_is_cut(name):
     # The second with padding in the last batch, the third with nothing but one example in each.
     for batch_size, rows in ((4, 4), (3, 8), (1, 1)):
         evaluator = b.evaluator(batch_size, rows)
-        found.append(ablate(b.task, variables, evaluator.pairs(), key))
-        for batch, other in evaluator.pairs():
+        totals = evaluator.sum_pairs("the ablation", functools.partial(latent_scores, b.task), variables, key)
+        found.append({z: scalars(totals[z]) for z in LATENTS})
+        assert evaluator.compilations.count == len({capacity for capacity, *_ in evaluator.pairs()})
+        for _, batch, other in evaluator.pairs():
             valid = np.asarray(batch["valid"] & other["valid"])
             assert (np.asarray(batch["index"]) != np.asarray(other["index"]))[valid].all(), "a z of its own"
     for z in LATENTS:
@@ -287,7 +292,7 @@ def test_latents_are_ablated_alike_however_the_set_is_cut(name):
 
 def test_another_example_has_another_latent(name):
     b = bench(name)
-    (batch, other), *_ = b.evaluator(4, 4).pairs()
+    (_, batch, other), *_ = b.evaluator(4, 4).pairs()
     reconstruct = jax.jit(b.task.reconstruct)
     latents = jax.jit(lambda v, batch: b.task.latents(v, batch, b.draws(batch), "mean"))
     variables = b.state.variables()

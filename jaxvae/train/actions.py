@@ -10,7 +10,6 @@ from jaxvae.train.console import TrainConsole
 from jaxvae.train.evaluate import with_draws
 from jaxvae.train.recorder import Recorder
 from jaxvae.train.setup import Setup
-from jaxvae.train.sharding import replicated
 from jaxvae.train.watch import Watch
 
 
@@ -21,8 +20,7 @@ class Actions:
         self.setup, self.recorder, self.console = setup, recorder, console
         parts = setup.parts
         self.config, self.total_steps = parts.config, parts.total_steps
-        show = with_draws(parts.task, parts.task.show, self.config)
-        self.show = jax.jit(show, out_shardings=replicated(parts.mesh))
+        self.show = setup.evaluator.jit(with_draws(parts.task, parts.task.show, self.config))
         self.picture_batch = setup.evaluator.sample_batch()
         self.watch = Watch(self.config.monitors, parts.optimizer, setup.memory)
 
@@ -92,7 +90,9 @@ class Actions:
         """Pictures of the same examples with the same noise every time."""
         since, state = time.perf_counter(), self.setup.state
         variables = self.setup.parts.variables(state, self.config.train.eval_weights)
-        pictures = jax.device_get(self.show(variables, self.picture_batch, state.key))
+        with self.setup.parts.compilations.of("the pictures"):
+            pictures = self.show(variables, self.picture_batch, state.key)
+        pictures = jax.device_get(pictures)
         self.recorder.pictures(step, pictures, self.setup.parts.task.captions)
         self.recorder.note(step, {"time/show_s": time.perf_counter() - since})
 
@@ -101,7 +101,7 @@ class Actions:
         memory = {
             **self.recorder.memory(),
             **self.watch.memory(),
-            "fingerprint": self.setup.parts.sources["train"].fingerprint,
+            "fingerprints": self.setup.parts.fingerprints(),
         }
         metric = (evaluated or {}).get(self.config.train.best_metric) if self.config.train.keep_best else None
         self.setup.checkpoints.save(step, self.setup.state, memory, metric)

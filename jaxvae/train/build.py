@@ -14,6 +14,7 @@ from jaxvae.data.plan import Plan
 from jaxvae.data.source import Source
 from jaxvae.nn.barriers import compiler_options
 from jaxvae.tasks.task import Task
+from jaxvae.train.compilations import Compilations
 from jaxvae.train.dispatch import Dispatch
 from jaxvae.train.evaluate import Evaluator
 from jaxvae.train.length import last_step
@@ -32,6 +33,7 @@ class Parts:
       shardings: of a state.
       like: a state of shapes with shardings: what a checkpoint has to fit.
       create: makes a fresh state, born where it belongs.
+      compilations: of all that is made here.
     """
 
     config: Any
@@ -45,11 +47,16 @@ class Parts:
     shardings: State
     like: State
     create: Callable[[], State]
+    compilations: Compilations
 
     def dispatch(self) -> Dispatch:
         """The updates, to be compiled."""
         step = make_train_step(self.task, self.optimizer, self.config, lambda tree: whole(tree, self.mesh))
-        return Dispatch(step, self.mesh, self.shardings, compiler_options())
+        return Dispatch(step, self.mesh, self.shardings, compiler_options(), self.compilations)
+
+    def fingerprints(self) -> dict[str, str]:
+        """{split: digest of its data}."""
+        return {split: source.fingerprint for split, source in self.sources.items()}
 
     def variables(self, state: State, weights: str) -> dict[str, Any]:
         """`state.variables(weights)` as they meet a batch: whole on every device."""
@@ -59,7 +66,9 @@ class Parts:
         """An evaluator of one of the sources."""
         c = self.config
         batch_size = min(self.rows, c.data.batch_size)
-        return Evaluator(self.task, self.sources[split], batch_size, self.rows, c.data.workers, self.mesh, c)
+        return Evaluator(
+            self.task, self.sources[split], batch_size, self.rows, c.data.workers, self.mesh, c, self.compilations
+        )
 
 
 def build(config, report: Callable[[str], None]) -> Parts:
@@ -103,6 +112,7 @@ def build(config, report: Callable[[str], None]) -> Parts:
         shardings=shardings,
         like=jax.tree.map(lambda s, at: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=at), shapes, shardings),
         create=lambda: jax.jit(create, out_shardings=shardings)(batch),
+        compilations=Compilations(),
     )
 
 

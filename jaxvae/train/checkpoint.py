@@ -108,7 +108,10 @@ class Checkpoints:
         )
         comparable = metric is not None and math.isfinite(metric)
         with self._writing(step):
-            self.manager.save(step, args=args, metrics={"metric": metric} if comparable else None)
+            accepted = self.manager.save(step, args=args, metrics={"metric": metric} if comparable else None)
+        # The manager declines without a word; right only where the same checkpoint is there.
+        if not accepted and step not in self.steps():
+            raise RuntimeError(f"orbax has declined to save step {step} beside {self.steps()}")
 
     def restore(self, like: State) -> Restored:
         """The newest sound checkpoint, placed like `like` (a state of shapes with shardings).
@@ -153,8 +156,9 @@ class Checkpoints:
             target = {field: tree for field, tree in target.items() if jax.tree.leaves(tree)}
             found = {name: array for name, array in found.items() if name in wanted}
         _check_same(self.folder / str(step), found, wanted)
-        state = State(**self.read(step, target))
-        return state.replace(key=jax.random.wrap_key_data(state.key)), self.read_memory(step)
+        extra = self._extra(step)
+        state = State(**self._read_arrays(step, target, extra["digests"]))
+        return state.replace(key=jax.random.wrap_key_data(state.key)), extra["memory"]
 
     def set_aside(self, step: int) -> None:
         """Makes room for steps after `step`, which will be saved again.
@@ -207,35 +211,33 @@ class Checkpoints:
         Raises:
           Damaged: if they cannot be read, or not as they were written.
         """
+        return self._read_arrays(step, target, self.digests(step))
+
+    def _read_arrays(self, step: int, target: dict[str, Any], written: dict[str, int]) -> dict[str, Any]:
         args = jax.tree.map(
             lambda s: ocp.ArrayRestoreArgs(sharding=s.sharding, global_shape=s.shape, dtype=s.dtype), target
         )
         restore = ocp.args.PyTreeRestore(item=target, restore_args=args, partial_restore=True)
         with _reading():
             state = self._read(step, state=restore)
-        written, found = self.digests(step), digests(state)
-        for name, digest in found.items():
+        for name, digest in digests(state).items():
             if written.get(name) != digest:
                 raise Damaged(f"{name} is not what was saved")
         return state
 
-    def wait(self) -> None:
-        """Until the save in progress is on disk.
+    def close(self) -> None:
+        """Waits until the save in progress is on disk.
 
         Raises:
-          UserError: if it could not be written.
+          UserError: if it cannot be written.
         """
-        with self._writing():
-            self.manager.wait_until_finished()
-
-    def close(self) -> None:
         with self._writing():
             self.manager.close()
 
     def _extra(self, step: int) -> dict[str, Any]:
         with _reading():
             extra = self._read(step, extra=ocp.args.JsonRestore())
-            if extra.pop("sha256") != _sha256(extra):
+            if not extra or extra.pop("sha256", None) != _sha256(extra):
                 raise ValueError("the memory of the host is not what was saved")
         return extra
 
@@ -245,11 +247,13 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _writing(self, step: int | None = None):
-        """Turns what orbax raises when it cannot write into one line, and removes what it left half-written."""
+        """Turns what the system refused while orbax wrote into one line, and removes what was left half-written."""
         try:
             yield
         except Exception as error:  # orbax raises whatever the layer that stumbled raises
             self._remove_unfinished()
+            if not _from_system(error):
+                raise
             which = "a checkpoint" if step is None else f"the checkpoint of step {step}, or the one before it,"
             intact = self.steps()
             kept = f"step {intact[-1]} and those before it are intact" if intact else "there is none before it"
@@ -287,10 +291,23 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+# How tensorstore, which writes the arrays, tells what the system refused.
+_SYSTEM_CODE = re.compile(r"os_error_code='(\d+)'")
+
+
+def _from_system(error: BaseException | None) -> bool:
+    """Whether the operating system refused something, such as a write to a full disk, anywhere in the chain."""
+    while error is not None:
+        if isinstance(error, OSError) or _SYSTEM_CODE.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _first_line(error: Exception) -> str:
     """Type and text, shortened in the middle; what the system said (a full disk) comes first, wherever it stood."""
     text = (str(error).splitlines() or [""])[0]
-    code = re.search(r"os_error_code='(\d+)'", str(error))
+    code = _SYSTEM_CODE.search(str(error))
     system = f"{os.strerror(int(code[1]))}: " if code else ""
     return f"{type(error).__name__}: {system}" + (text if len(text) < 250 else f"{text[:120]} ... {text[-120:]}")
 
@@ -304,7 +321,8 @@ def _reading():
     except Exception as error:
         failure = error
     if anywhere(failure is not None):
-        raise Damaged(_first_line(failure) if failure else "another process cannot read it") from failure
+        why = f"cannot be read: {_first_line(failure)}" if failure else "another process cannot read it"
+        raise Damaged(why) from failure
 
 
 def _plain(state: State) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxvae.stats import Stats
+from jaxvae.train.compilations import Compilations
 from jaxvae.train.sharding import batch_sharding, block_sharding, put, replicated
 from jaxvae.train.state import State
 
@@ -22,36 +23,38 @@ class Sent(NamedTuple):
 class Dispatch:
     """Jitted updates, singly or as a scan over a block; the state that is handed in is donated.
 
-    Attributes:
-      traces: how often a program was traced, and so compiled or taken from the cache: once per capacity and size of
-        block, or something is wrong.
+    One program per capacity and size of block.
     """
 
-    def __init__(self, train_step: Callable, mesh: Mesh, shardings: State, compiler_options: dict[str, Any]):
-        self.traces = 0
+    def __init__(
+        self,
+        train_step: Callable,
+        mesh: Mesh,
+        shardings: State,
+        compiler_options: dict[str, Any],
+        compilations: Compilations,
+    ):
         self._batch, self._block = batch_sharding(mesh), block_sharding(mesh)
 
         def jit(function, batches):
             return jax.jit(
-                function,
+                compilations.counted(function),
                 in_shardings=(shardings, batches),
                 out_shardings=Sent(shardings, replicated(mesh), replicated(mesh)),
                 donate_argnums=0,
                 compiler_options=compiler_options,
             )
 
-        def counted(state, batch):
+        def update(state, batch):
             state, stats = train_step(state, batch)
             return state, (stats, state.skips)
 
         def single(state, batch):
-            self.traces += 1
-            state, (stats, skips) = counted(state, batch)
+            state, (stats, skips) = update(state, batch)
             return Sent(state, stats, skips)
 
         def several(state, batches):
-            self.traces += 1
-            state, (stats, skips) = jax.lax.scan(counted, state, batches)
+            state, (stats, skips) = jax.lax.scan(update, state, batches)
             return Sent(state, jax.tree.map(lambda x: x.sum(0), stats), skips.max())
 
         self.single, self._several = jit(single, self._batch), jit(several, self._block)

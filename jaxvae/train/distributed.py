@@ -91,7 +91,7 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def gather(value: np.ndarray) -> np.ndarray:
+def from_all(value: np.ndarray) -> np.ndarray:
     """The arrays of all processes, stacked in their order along a new first axis; all of them have to ask."""
     if jax.process_count() == 1:
         return np.asarray(value)[None]
@@ -102,7 +102,7 @@ def gather(value: np.ndarray) -> np.ndarray:
 
 def anywhere(flag: bool) -> bool:
     """Whether `flag` is true in any process; all of them have to ask."""
-    return bool(gather(np.array(flag, np.int32)).any())
+    return bool(from_all(np.array(flag, np.int32)).any())
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ def check_alike(values: Mapping[str, str]) -> None:
       UserError: naming the first that is not.
     """
     mine = np.array([zlib.crc32(value.encode()) for value in values.values()], np.uint32)
-    for name, different in zip(values, np.ptp(gather(mine).astype(np.int64), axis=0) > 0, strict=True):
+    for name, different in zip(values, np.ptp(from_all(mine).astype(np.int64), axis=0) > 0, strict=True):
         if different:
             raise UserError(f"the processes have been started with different {name}: give all of them the same")
 

@@ -72,7 +72,7 @@ def open_run(
     averages = {name: shapes for name, shapes in parts.like.ema.items() if name == weights}
     like = parts.like.replace(opt_state=(), ema=averages, lr_scale={}, loss_scale={})
     state, memory = _restore(checkpoints, step, like, report)
-    _check_same_data(run, "train", memory["fingerprint"], parts)
+    _check_same_data(run, "train", memory["fingerprints"]["train"], parts)
     return OpenRun(run, parts, weights, int(state.step), parts.variables(state, weights), state.key)
 
 

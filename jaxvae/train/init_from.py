@@ -9,6 +9,7 @@ from flax.traverse_util import unflatten_dict
 
 from jaxvae.errors import UserError
 from jaxvae.train.checkpoint import Damaged, describe, find_checkpoint
+from jaxvae.train.distributed import check_alike, together
 from jaxvae.train.patterns import by_name, compile_patterns, leaf_name
 from jaxvae.train.state import State
 
@@ -27,7 +28,9 @@ def init_from(state: State, config) -> tuple[State, str]:
         another shape under the same name.
     """
     c = config.init_from
-    checkpoints, step = find_checkpoint("config.init_from.path", c.path)
+    with together():
+        checkpoints, step = find_checkpoint("config.init_from.path", c.path)
+    check_alike({"checkpoints in config.init_from.path": str(step)})
     try:
         found = checkpoints.arrays(step)
         theirs = _rename(_weights(found, c.weights), c.map)

@@ -13,7 +13,8 @@ class Interrupt:
     """
 
     def __init__(self):
-        self.received: signal.Signals | None = None
+        self.received: signal.Signals | None = None  # the first one
+        self._asked_by_hand = False
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -28,7 +29,9 @@ class Interrupt:
 
     def _note(self, number: int, frame) -> None:
         del frame
-        if self.received == signal.SIGINT == number:
-            # Not as an exception: XLA crashes if one passes through it while it compiles.
-            os._exit(130)
-        self.received = signal.Signals(number)
+        if number == signal.SIGINT:
+            if self._asked_by_hand:
+                # Not as an exception: XLA crashes if one passes through it while it compiles.
+                os._exit(130)
+            self._asked_by_hand = True
+        self.received = self.received or signal.Signals(number)

@@ -1,9 +1,7 @@
 """The training loop."""
 
-import collections
 import contextlib
 import signal
-import time
 from pathlib import Path
 
 import jax
@@ -20,9 +18,7 @@ from jaxvae.train.replicas import check_replicas
 from jaxvae.train.report import write_report
 from jaxvae.train.setup import Setup, prepare
 from jaxvae.train.sharding import local_rows
-
-# Blocks that may wait on the device: enough that it never idles, few enough that batches do not pile up.
-IN_FLIGHT = 2
+from jaxvae.train.updates import Updates
 
 
 class Stopped(Exception):
@@ -74,7 +70,11 @@ def train(config, workdir: str | Path, command: str = "") -> Run:
 def _run_to_the_end(setup: Setup, console: TrainConsole, interrupt: Interrupt) -> Stopped | None:
     """All updates that are left, and why they are not, if something ended the training early."""
     start = int(setup.state.step)
-    recorder = Recorder(setup.run, console, start, setup.memory)
+    compilations = setup.parts.compilations
+    compilations.tell = lambda what, seconds: console.line(
+        f"compiled {what} in {seconds:.1f} s ({compilations.count} so far)"
+    )
+    recorder = Recorder(setup.run, console, compilations, start, setup.memory)
     actions = Actions(setup, recorder, console)
     try:
         # Closing writes too.
@@ -105,37 +105,14 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
     """
     parts, train = setup.parts, setup.parts.config.train
     start, stop = int(setup.state.step), parts.total_steps
+    if actions.watch.stopped:
+        raise Stopped(f"stopped before: {actions.watch.stopped};")
     intervals = [train.log_every, train.eval_every, train.sample_every, train.save_every, train.replica_check_every]
     wanted = blocks(parts.plan, start, stop, train.steps_per_dispatch, intervals)
     loader = Loader(parts.plan, parts.rows, wanted, parts.config.data.workers, local_rows(parts.mesh, parts.rows))
-    in_flight: collections.deque = collections.deque()
-    ready: set = set()
-    if actions.watch.stopped:
-        raise Stopped(f"stopped before: {actions.watch.stopped};")
+    updates = Updates(setup, recorder)
     for block, batch in loader:
-        planned = [parts.plan.batch(step) for step in block]
-        program = (planned[0].capacity, len(block))
-        if program not in ready:
-            # Updates under way are training, and what follows is compilation.
-            jax.block_until_ready(setup.state.step)
-            ready.add(program)
-        traces, since = setup.dispatch.traces, time.perf_counter()
-        setup.state, stats, skips = setup.dispatch(setup.state, block, batch)
-        if setup.dispatch.traces > traces:
-            seconds = time.perf_counter() - since
-            recorder.compiled(seconds)
-            several = f", {len(block)} updates at once," if len(block) > 1 else ""
-            console.line(
-                f"compiled the step for examples of up to {planned[0].capacity}{several} in {seconds:.1f} s "
-                f"({setup.dispatch.traces} so far)"
-            )
-        recorder.add(stats)
-        in_flight.append((skips, sum(len(p.indices) for p in planned)))
-        if len(in_flight) > IN_FLIGHT:
-            skips, examples = in_flight.popleft()
-            _check_skips(int(skips), train.max_skips, setup)
-            recorder.completed(examples)
-
+        updates.send(block, batch)
         step = block.stop
         console.step(step)
         if step % train.log_every == 0:
@@ -143,30 +120,18 @@ def run_steps(setup: Setup, recorder: Recorder, actions: Actions, console: Train
         if train.replica_check_every and step % train.replica_check_every == 0:
             check_replicas(setup.state)
         due = actions.due(step)
-        if due:  # a checkpoint from which the run would stop at once helps nobody
-            for pending, _ in in_flight:
-                _check_skips(int(pending), train.max_skips, setup)
+        if due:
+            # A checkpoint from which the run would stop at once helps nobody.
+            updates.check()
         if actions.at(step, due):
             raise Stopped(actions.watch.stopped + "; ended")
         # Several processes ask each other, and so only now and then.
         asked = jax.process_count() == 1 or step % train.log_every == 0
         if asked and anywhere(interrupt.received is not None) and step < stop:
             received = interrupt.received or signal.SIGTERM
+            updates.check()
             actions.at(step, {"save"})
             raise Stopped(f"ended by {received.name}", received)
-    for _, examples in in_flight:
-        recorder.completed(examples)
+    updates.finish()
     if stop % train.log_every:
         recorder.show_open(stop, loader.waited)
-
-
-def _check_skips(skips: int, allowed: int, setup: Setup) -> None:
-    if allowed and skips >= allowed:
-        # What is skipped changes no weight: the state is as good as before the first of them.
-        steps = setup.checkpoints.steps()
-        last = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
-        raise UserError(
-            f"{skips} updates in a row were not finite (config.train.max_skips = {allowed}), before step "
-            f"{int(setup.state.step)}: {last}; try a lower config.optim.lr, config.optim.clip.norm > 0 or "
-            f"config.precision.compute = float32 in another --workdir, with config.init_from.path = {setup.run.folder}"
-        )

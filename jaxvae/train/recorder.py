@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxvae.run import Run
 from jaxvae.stats import Mean, Stats, Sum, merge, scalars, to_host
+from jaxvae.train.compilations import Compilations
 from jaxvae.train.console import TrainConsole
 from jaxvae.train.distributed import is_first
 from jaxvae.train.pictures import write_picture
@@ -25,15 +26,15 @@ class Recorder:
     newest row at once. Of several processes all keep the numbers, and the first one writes them.
     """
 
-    def __init__(self, run: Run, console: TrainConsole, step: int, memory: dict[str, Any]):
-        self.run, self.console = run, console
+    def __init__(self, run: Run, console: TrainConsole, compilations: Compilations, step: int, memory: dict[str, Any]):
+        self.run, self.console, self.compilations = run, console, compilations
         self.writer = summary_writer(run.folder, step) if is_first() else None
         self.latest: dict[str, float] = memory.get("latest", {})  # the newest row of training, without times
         # In float32, as on the device, where the interval goes on as if it had never been interrupted.
         self.sums: Stats | None = load_stats(memory.get("interval", {})) or None
         self.pending: tuple[int, Stats, dict[str, float]] | None = None
         self.rows: dict[int, dict[str, float]] = {}
-        self.waited_before, self.since_step = 0.0, step
+        self.waited_before, self.compiled_before, self.since_step = 0.0, 0.0, step
         self._restart_clock()
 
     def add(self, stats: Stats) -> None:
@@ -48,15 +49,10 @@ class Recorder:
         """Time that was not training (compilation, evaluation, pictures): it does not count in examples/s."""
         self.paused += seconds
 
-    def compiled(self, seconds: float) -> None:
-        """Time that a program took to be compiled, or to be found in the cache: not training either."""
-        self.pause(seconds)
-        self.compiling += seconds
-
     def end_interval(self, step: int, waited: float) -> None:
         """Closes the interval at `step`; `waited` is the loader's waiting time so far, s."""
         times = self._times(step, waited)
-        self.waited_before, self.since_step = waited, step
+        self.waited_before, self.compiled_before, self.since_step = waited, self.compilations.seconds, step
         jax.tree.map(lambda x: x.copy_to_host_async(), self.sums)
         self.fetch()
         self.pending = (step, self.sums, times)
@@ -116,11 +112,11 @@ class Recorder:
             "time/step_s": seconds / max(step - self.since_step, 1),
             "time/examples_per_s": self.examples / seconds,
             "time/data_wait": (waited - self.waited_before) / seconds,
-            "time/compile_s": self.compiling,
+            "time/compile_s": self.compilations.seconds - self.compiled_before,
         }
 
     def _restart_clock(self) -> None:
-        self.began, self.paused, self.compiling, self.examples = time.perf_counter(), 0.0, 0.0, 0
+        self.began, self.paused, self.examples = time.perf_counter(), 0.0, 0
 
 
 def finite_or_none(values: dict[str, float]) -> dict[str, float | None]:

@@ -1,5 +1,6 @@
 """The report at the end of a run: numbers beside their baselines, curves, pictures."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -7,12 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxvae.config import flatten
-from jaxvae.health.ablation import ablate
+from jaxvae.health.ablation import LATENTS, latent_scores
 from jaxvae.run import read_rows, write_json, write_text
+from jaxvae.stats import scalars
 from jaxvae.tasks.task import LatentVariableTask
 from jaxvae.train.distributed import is_first
 from jaxvae.train.precision import products
-from jaxvae.train.sharding import replicated
 
 # What each row of the table of latents means.
 LATENT_ROWS = {
@@ -66,8 +67,10 @@ def write_report(setup) -> Path:
 def _ablation(setup) -> dict[str, dict[str, float]]:
     parts = setup.parts
     variables = parts.variables(setup.state, parts.config.train.eval_weights)
+    scores = functools.partial(latent_scores, parts.task)
     with products(parts.config):
-        return ablate(parts.task, variables, setup.evaluator.pairs(), setup.state.key, replicated(parts.mesh))
+        totals = setup.evaluator.sum_pairs("the ablation", scores, variables, setup.state.key)
+    return {z: scalars(totals[z]) for z in LATENTS}
 
 
 def _latents(rows: list[dict[str, str]]) -> list[str]:

@@ -52,13 +52,15 @@ def prepare(config, workdir: str | Path, command: str = "") -> Setup:
       UserError: for a configuration, data or a run folder that cannot work, or in which another process trains. The
         folder is then as it was.
     """
-    with together():
-        validate_trainer(config)
-        lock = RunLock(workdir, enabled=is_first())
+    lock = None
     try:
+        with together():
+            validate_trainer(config)
+            lock = RunLock(workdir, enabled=is_first())
         return _prepare(config, Run(workdir), lock, command)
     except BaseException:
-        lock.close()
+        if lock:
+            lock.close()
         raise
 
 
@@ -77,7 +79,8 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
             run.check_without_checkpoint(changed.get("train.save_every", (train.save_every,))[0])
             if lost := len(read_rows(run.metrics_path)):
                 notes.append(f"begins anew: there is no checkpoint yet, and the {lost} rows of the log are removed")
-    check_alike({"configurations": config.to_json(), "training data": parts.sources["train"].fingerprint})
+    fingerprints = parts.fingerprints()
+    check_alike({"configurations": config.to_json()} | {f"data ({split})": f for split, f in fingerprints.items()})
     connect(parts.mesh)
     memory: dict[str, Any] = {}
     if begins:
@@ -87,7 +90,7 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
             notes.append(line)
     else:
         state, memory, passed_over = checkpoints.restore(parts.like)
-        _check_same_data(memory["fingerprint"], parts.sources["train"].fingerprint, run)
+        _check_same_data(memory["fingerprints"], fingerprints, run)
         _check_not_past(parts.total_steps, int(state.step), run)
         notes += [*passed_over, f"continues from the checkpoint at step {int(state.step)}"]
     step = int(state.step)
@@ -133,9 +136,11 @@ def _check_not_past(total_steps: int, step: int, run: Run) -> None:
         )
 
 
-def _check_same_data(saved: str, found: str, run: Run) -> None:
-    if saved != found:
-        raise UserError(
-            f"{run.folder} was trained on other data (fingerprint {saved[:12]} there, {found[:12]} here): "
-            "restore the data, or choose another --workdir"
-        )
+def _check_same_data(saved: dict[str, str], found: dict[str, str], run: Run) -> None:
+    """Of validation too: what is best, and what a monitor remembers, is of one set of examples."""
+    for split, fingerprint in found.items():
+        if saved[split] != fingerprint:
+            raise UserError(
+                f"{run.folder} was trained on other data ({split}: fingerprint {saved[split][:12]} there, "
+                f"{fingerprint[:12]} here): restore the data, or choose another --workdir"
+            )

@@ -16,7 +16,7 @@ from jaxvae.train.state import TRAIN, State
 
 
 def make_train_step(
-    task, optimizer: Optimizer, config, gather: Callable = lambda tree: tree
+    task, optimizer: Optimizer, config, whole: Callable = lambda tree: tree
 ) -> Callable[[State, dict], tuple[State, Stats]]:
     """The step of a task under a configuration; jit it with `donate_argnums=0`.
 
@@ -26,7 +26,7 @@ def make_train_step(
     `skipped`, and in `skips` as long as others follow.
 
     Args:
-      gather: puts weights together before they meet the batch, and then gradients (`jaxvae.train.sharding.whole`).
+      whole: puts weights together before they meet the batch, and then gradients (`jaxvae.train.sharding.whole`).
     """
     accum, ema_rows, scale_row = config.optim.accum, config.optim.ema, config.precision.loss_scale
     hold = config.optim.on_skip == "hold"
@@ -45,9 +45,9 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.fold_in(state.key, TRAIN), state.step)
         rows = batch["valid"].shape[0]
         draws = task.draws(example_keys(key, jnp.arange(rows)), batch)
-        met = state.replace(**{name: gather(getattr(state, name)) for name in ("params", "frozen", "collections")})
+        met = state.replace(**{name: whole(getattr(state, name)) for name in ("params", "frozen", "collections")})
         grads, terms, stats, additions = gradients(met, batch, draws, step)
-        grads = gather(grads)
+        grads = whole(grads)
 
         norm = optax.tree.norm(grads)
         finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)

@@ -66,11 +66,24 @@ class Watch:
                 continue
             value = values[monitor.metric]
             verdict = monitor.observe(math.nan if value is None else value)
+            message = verdict.message
             if verdict.reduce_lr:
                 before = {**lr_scale, **reduced}
-                reduced = {g: monitor.reduced(peak * before[g]) / peak for g, peak in self.peak.items()}
-            if verdict.message:
-                lines.append(f"monitor {name}: {verdict.message}")
+                after = {g: monitor.reduced(peak * before[g]) / peak for g, peak in self.peak.items()}
+                if after == before:  # at its floor: there is nothing to do, and nothing to say
+                    continue
+                message += f"; learning rate {self._changes(before, after)}"
+                reduced = after
+            if message:
+                lines.append(f"monitor {name}: {message}")
             if verdict.stop and not self.stopped:
                 self.stopped = lines[-1]
         return Outcome(lines, reduced, self.stopped)
+
+    def _changes(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
+        """'1e-03 -> 1e-04', with the groups' names if there are several; of the schedule's peak."""
+        return ", ".join(
+            (f"{group} " if len(self.peak) > 1 else "") + f"{peak * before[group]:.3g} -> {peak * after[group]:.3g}"
+            for group, peak in self.peak.items()
+            if before[group] != after[group]
+        )

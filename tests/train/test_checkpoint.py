@@ -81,8 +81,8 @@ def test_the_newest_the_best_and_every_so_many_are_kept(tmp_path):
     }
     for step, loss in losses.items():
         checkpoints.save(step, state(step), {}, loss)
-    checkpoints.wait()
-    assert checkpoints.steps() == [2, 5, 10, 11]
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [2, 5, 10, 11]
     # A restart keeps the same ones.
     again = Checkpoints(tmp_path, keep=2, keep_best=1, best_mode="min", keep_every=5)
     again.save(12, state(12), {}, 2.0)
@@ -217,12 +217,33 @@ def test_a_disk_that_fills_leaves_the_checkpoints_before(folder, capfd):
     words = r"could not be written .* step 3 and those before it are intact"
     with no_room_for_files_above(100_000), pytest.raises(UserError, match=words) as caught:
         checkpoints.save(4, state(4, params={"kernel": noise}), {})
-        checkpoints.wait()
+        checkpoints.close()
     assert "\n" not in str(caught.value)
     said = capfd.readouterr()
     assert "Traceback" not in said.err + said.out
     assert {path.name for path in folder.iterdir()} == {"1", "2", "3"}
     assert int(Checkpoints(folder).restore(like(state(0))).state.step) == 3
+
+
+def test_what_is_not_the_disk_is_not_blamed_on_it(folder, monkeypatch):
+    checkpoints = Checkpoints(folder, keep=3)
+
+    def broken(*args, **kwargs):
+        raise TypeError("no such handler")
+
+    monkeypatch.setattr(checkpoints.manager, "save", broken)
+    with pytest.raises(TypeError, match="no such handler"):
+        checkpoints.save(4, state(4), {})
+    monkeypatch.setattr(checkpoints.manager, "save", lambda *args, **kwargs: False)
+    with pytest.raises(RuntimeError, match="declined to save step 4"):
+        checkpoints.save(4, state(4), {})
+
+
+def test_a_step_that_is_there_is_not_saved_again(folder):
+    checkpoints = Checkpoints(folder, keep=3)
+    checkpoints.save(3, state(3), {"rows": "other"})
+    checkpoints.close()
+    assert Checkpoints(folder).read_memory(3) == {"rows": [3, None]}
 
 
 def test_a_digest_sees_every_element_and_its_place():
@@ -254,6 +275,6 @@ def test_the_state_may_go_as_soon_as_a_save_has_begun(tmp_path):
     big = state(1, params={"kernel": jnp.ones((2000, 1000))})
     checkpoints.save(1, big, {})
     jax.tree.map(lambda x: x.delete(), big.params)
-    checkpoints.wait()
+    checkpoints.close()
     target = like(state(1, params={"kernel": jnp.ones((2000, 1000))}))
     assert float(Checkpoints(tmp_path).restore(target).state.params["kernel"].sum()) == 2e6

@@ -12,6 +12,7 @@ from tiny import tiny_config
 
 from jaxvae.errors import UserError
 from jaxvae.run import Run, read_rows
+from jaxvae.tasks.glyph_vae import GlyphVAETask
 from jaxvae.train.checkpoint import Checkpoints
 from jaxvae.train.length import changes
 from jaxvae.train.lock import RunLock
@@ -221,6 +222,17 @@ def test_other_data_is_refused_and_leaves_all_as_it_was(run, config, fonts):
     finally:
         shutil.copy(TTF / "DejaVuSerif.ttf", fonts)
     assert contents(run.folder) == before
+
+
+def test_other_validation_data_is_refused_too(run, config, monkeypatch):
+    def changed(task, report, sources=GlyphVAETask.sources):
+        found = sources(task, report)
+        found["val"].fingerprint = "f" * 32
+        return found
+
+    monkeypatch.setattr(GlyphVAETask, "sources", changed)
+    with pytest.raises(UserError, match=r"was trained on other data \(val: fingerprint .* there, ffffffffffff here"):
+        prepare(config(), run.folder)
 
 
 def test_a_start_that_was_killed_at_once_can_be_repeated(tmp_path, config):

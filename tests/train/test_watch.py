@@ -11,7 +11,7 @@ from jaxvae.errors import UserError
 from jaxvae.run import Run, read_rows
 from jaxvae.train.loop import train
 from jaxvae.train.optim import Optimizer
-from jaxvae.train.watch import Watch
+from jaxvae.train.watch import Outcome, Watch
 
 TASK = "glyph_vae"
 OPTIMIZER = Optimizer(None, None, peak={"default": 1e-3, "slow": 1e-4}, share=None, start={})
@@ -34,8 +34,11 @@ def test_a_plateau_reduces_every_group_down_to_its_floor():
     # The rates are 1e-3 and 1e-4; the second would fall to 1e-5.
     assert found.lr_scale == pytest.approx({"default": 0.1, "slow": 0.2}) and not found.stop
     assert "monitor p: val/loss" in found.lines[0]
+    assert found.lines[0].endswith("; learning rate default 0.001 -> 0.0001, slow 0.0001 -> 2e-05")
     found = w.observe({"val/loss": 1.0}, found.lr_scale)
     assert found.lr_scale == pytest.approx({"default": 0.02, "slow": 0.2})
+    assert found.lines[0].endswith("; learning rate default 0.0001 -> 2e-05")
+    assert w.observe({"val/loss": 1.0}, found.lr_scale) == Outcome([], {}, ""), "nothing to reduce, nothing to say"
 
 
 def test_what_is_not_evaluated_is_not_observed_and_null_is_not_a_number():
