@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "train.sample_every",
     "train.save_every",
     "train.keep",  # and keep_best, keep_every
+    "train.best_",  # metric and mode
     "train.max_skips",
     "train.replica_check_every",
     "monitors.",
@@ -89,14 +90,7 @@ class Run:
             found = read_json(self.config_path)
             if not isinstance(found, dict):
                 raise UserError(f"{self.config_path} holds no configuration: choose another --workdir")
-            changed = difference(found, to_plain(config))
-            refused = {k: v for k, v in changed.items() if not k.startswith(MAY_CHANGE)}
-            if refused:
-                listing = ", ".join(f"{k}: {old!r} there, {new!r} here" for k, (old, new) in refused.items())
-                raise UserError(
-                    f"{self.folder} holds a run with another config ({listing}): choose another --workdir, "
-                    "or give that run's values to continue it"
-                )
+            changed = self.check_config(found, config, f"{self.folder} holds a run")
             read_rows(self.metrics_path)  # what cannot be read is refused before anything is written
             samples = self.folder / "samples"
             if samples.exists() and not samples.is_dir():
@@ -105,6 +99,22 @@ class Run:
         if self.folder.exists() and not (self.folder.is_dir() and self._names() <= BEFORE_CONFIG):
             raise UserError(f"--workdir {self.folder} exists and holds no run: choose another folder")
         return {}
+
+    def check_config(self, found: Mapping[str, Any], config, what: str) -> dict[str, tuple[Any, Any]]:
+        """The keys that differ from another start's configuration `found`: {key: (old, new)}.
+
+        Raises:
+          UserError: if one of them may not (`MAY_CHANGE`); it begins with `what`.
+        """
+        changed = difference(found, to_plain(config))
+        refused = {k: v for k, v in changed.items() if not k.startswith(MAY_CHANGE)}
+        if refused:
+            listing = ", ".join(f"{k}: {old!r} there, {new!r} here" for k, (old, new) in refused.items())
+            raise UserError(
+                f"{what} with another config ({listing}): choose another --workdir, or give that run's values to "
+                "continue it"
+            )
+        return changed
 
     def check_without_checkpoint(self, save_every: int) -> None:
         """Refuses to start anew over a log that had a checkpoint once; `save_every` is that of the log.
@@ -146,8 +156,16 @@ class Run:
     def log(self, step: int, row: Mapping[str, float]) -> None:
         """Appends one row to metrics.jsonl."""
         row = {name: (float(v) if math.isfinite(v) else None) for name, v in row.items()}
-        with open(self.metrics_path, "a") as file:
-            file.write(json.dumps({"step": step, **row}) + "\n")
+        line = json.dumps({"step": step, **row}).encode() + b"\n"
+        with open(self.metrics_path, "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                written = file.write(line)
+                if written < len(line):  # the disk is full: writing the rest says so
+                    file.write(line[written:])
+            except OSError:
+                file.truncate(before)  # half a line would spoil the next one
+                raise
 
     def picture(self, name: str, step: int) -> Path:
         """Where the picture `name` of a step belongs."""
@@ -261,5 +279,9 @@ def write_text(path: str | Path, text: str) -> None:
     """Writes a file whole or not at all: beside it first, then renamed."""
     path = Path(path)
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(text)
-    os.replace(beside, path)
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise

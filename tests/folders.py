@@ -1,5 +1,7 @@
-"""What lies in a folder, to prove that something left it alone."""
+"""Folders in tests: what lies in them, to prove that something left them alone; and a disk that is full."""
 
+import contextlib
+import resource
 from pathlib import Path
 
 
@@ -9,3 +11,14 @@ def contents(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+@contextlib.contextmanager
+def no_room_for_files_above(size):
+    """Writing more into a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -5,6 +5,7 @@ import time
 import jax
 import numpy as np
 
+from jaxvae.config import to_plain
 from jaxvae.errors import UserError
 from jaxvae.train.console import TrainConsole
 from jaxvae.train.evaluate import with_draws
@@ -102,6 +103,6 @@ class Actions:
             **self.recorder.memory(),
             **self.watch.memory(),
             "fingerprints": self.setup.parts.fingerprints(),
+            "config": to_plain(self.config),
         }
-        metric = (evaluated or {}).get(self.config.train.best_metric) if self.config.train.keep_best else None
-        self.setup.checkpoints.save(step, self.setup.state, memory, metric)
+        self.setup.checkpoints.save(step, self.setup.state, memory, evaluated)

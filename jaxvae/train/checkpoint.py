@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from jaxvae.train.digest import digests
 from jaxvae.train.distributed import anywhere, is_first, together
 from jaxvae.train.orbax_noise import silence
 from jaxvae.train.patterns import by_name
+from jaxvae.train.retention import BestValues
 from jaxvae.train.state import State
 
 
@@ -47,28 +49,31 @@ class Checkpoints:
 
     Args:
       keep: newest checkpoints kept.
-      keep_best: kept beside them, those with the best metric.
+      keep_best: kept beside them, those with the best `best_metric`.
       best_mode: 'min' or 'max', what best means.
       keep_every: checkpoints at multiples of it are kept for good; 0 = none.
     """
 
     def __init__(
-        self, folder: str | Path, keep: int = 1, keep_best: int = 0, best_mode: str = "min", keep_every: int = 0
+        self,
+        folder: str | Path,
+        keep: int = 1,
+        keep_best: int = 0,
+        best_metric: str = "",
+        best_mode: str = "min",
+        keep_every: int = 0,
     ):
         silence()
         self.folder = Path(folder).resolve()
         if self.folder.exists() and not self.folder.is_dir():
             raise UserError(f"{self.folder} is not a folder: move it away, or choose another --workdir")
         kept: list[policies.PreservationPolicy] = [policies.LatestN(keep)]
+        self.best_metric = best_metric
+        # {step: value of that metric}; of earlier checkpoints it is read when something is saved, and not before.
+        self.values: dict[int, float] = {}
+        self.values_known = not keep_best
         if keep_best:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=_metric,
-                    reverse=best_mode == "min",
-                    n=keep_best,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+            kept.append(BestValues(keep_best, best_mode, self.values))
         if keep_every:
             kept.append(policies.EveryNSteps(keep_every))
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "extra": ocp.JsonCheckpointHandler()}
@@ -80,8 +85,6 @@ class Checkpoints:
                 create=False,
                 # One policy of several: with max_to_keep and best_fn alone, orbax drops the newest.
                 preservation_policy=policies.AnyPreservationPolicy(kept),
-                best_fn=_metric if keep_best else None,
-                best_mode=best_mode,
                 # Without the marker file an empty folder would count as the newest checkpoint.
                 atomicity_options=AtomicityOptions(mode=AtomicityMode.COMMIT_FILE),
             ),
@@ -92,26 +95,44 @@ class Checkpoints:
         """Steps of finished checkpoints, ascending."""
         return sorted(self.manager.all_steps())
 
-    def save(self, step: int, state: State, memory: dict[str, Any], metric: float | None = None) -> None:
+    def save(
+        self, step: int, state: State, memory: dict[str, Any], evaluated: Mapping[str, float] | None = None
+    ) -> None:
         """Starts a save and returns; the arrays may be donated at once.
 
         Args:
-          metric: what `keep_best` compares; a checkpoint without one, or with NaN, is never among the best.
+          evaluated: metrics of this state, of which `keep_best` compares one. A checkpoint that does not have it, or
+            has no finite one, is never among the best.
 
         Raises:
           UserError: if this save, or the one before it, cannot be written.
         """
         plain = _plain(state)
-        extra = {"memory": memory, "digests": digests(plain)}
+        self._know_values()
+        finite = {name: float(value) for name, value in (evaluated or {}).items() if math.isfinite(value)}
+        if self.best_metric in finite:
+            self.values[step] = finite[self.best_metric]
+        extra = {"memory": memory, "digests": digests(plain), "evaluated": finite}
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(plain), extra=ocp.args.JsonSave(extra | {"sha256": _sha256(extra)})
         )
-        comparable = metric is not None and math.isfinite(metric)
         with self._writing(step):
-            accepted = self.manager.save(step, args=args, metrics={"metric": metric} if comparable else None)
+            accepted = self.manager.save(step, args=args)
         # The manager declines without a word; right only where the same checkpoint is there.
         if not accepted and step not in self.steps():
             raise RuntimeError(f"orbax has declined to save step {step} beside {self.steps()}")
+
+    def _know_values(self) -> None:
+        """Reads what `keep_best` compares from the checkpoints that were there before."""
+        if self.values_known:
+            return
+        self.values_known = True
+        for step in self.steps():
+            # One that cannot be read is worth nothing.
+            with contextlib.suppress(Damaged):
+                evaluated = self._extra(step)["evaluated"]
+                if self.best_metric in evaluated:
+                    self.values[step] = evaluated[self.best_metric]
 
     def restore(self, like: State) -> Restored:
         """The newest sound checkpoint, placed like `like` (a state of shapes with shardings).
@@ -158,6 +179,8 @@ class Checkpoints:
         _check_same(self.folder / str(step), found, wanted)
         extra = self._extra(step)
         state = State(**self._read_arrays(step, target, extra["digests"]))
+        if int(state.step) != step:
+            raise Damaged(f"it holds step {int(state.step)}")
         return state.replace(key=jax.random.wrap_key_data(state.key)), extra["memory"]
 
     def set_aside(self, step: int) -> None:
@@ -281,10 +304,6 @@ def find_checkpoint(key: str, text: str) -> tuple[Checkpoints, int]:
         has = f"has those of steps {', '.join(map(str, steps))}" if steps else "has none"
         raise UserError(f"{key} = {text!r}: there is no such checkpoint; {folder} {has}")
     return checkpoints, steps[-1] if step is None else step
-
-
-def _metric(metrics: dict[str, float]) -> float:
-    return metrics["metric"]
 
 
 def _sha256(value: Any) -> str:

@@ -81,7 +81,7 @@ def _rename(names: dict[str, str], text: str) -> dict[str, str]:
             if not arrow:
                 raise re.error("there is no '=>' in it")
             renamed = {re.sub(pattern, replacement, name): source for name, source in names.items()}
-        except re.error as error:
+        except (re.error, IndexError) as error:  # the latter for \g<a name that is not there>
             raise UserError(
                 f"config.init_from.map: {rule!r} is no rule ({error}): write pattern=>replacement, ..."
             ) from None
@@ -104,6 +104,11 @@ def _check(where: str, ours: dict[str, Any], theirs: dict[str, Any], allow: str)
             f"config.init_from.path: {n} is {describe(theirs[n])} in {where} and {describe(ours[n])} here"
             + (f", and {len(shapes) - 1} more differ" if len(shapes) > 1 else "")
         )
+    for pattern in allowed:
+        if not any(pattern.search(name) for name in ours.keys() ^ theirs.keys()):
+            raise UserError(
+                f"config.init_from.allow: {pattern.pattern!r} matches no array without a counterpart: leave it out"
+            )
     for names, lacking in ((ours.keys() - theirs.keys(), f"in {where}"), (theirs.keys() - ours.keys(), "here")):
         left = sorted(n for n in names if not any(pattern.search(n) for pattern in allowed))
         if left:

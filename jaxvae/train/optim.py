@@ -5,7 +5,7 @@ clock alone and there is one place that reads them. Parameters fall into groups:
 `default` for the rest.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxvae.train.clipping import clip_by_global_norm, clip_by_percentile
-from jaxvae.train.patterns import label, split_frozen
+from jaxvae.train.patterns import by_name, label, split_frozen
 from jaxvae.train.schedules import make_schedule
 from jaxvae.train.state import init_variables
 
@@ -44,15 +44,18 @@ class Optimizer(NamedTuple):
         return {g: jnp.where(clock + 1 < self.start[g], 0.0, r) if self.start[g] else r for g, r in rates.items()}
 
 
-def make_optimizer(config, params, total_steps: int) -> Optimizer:
+def make_optimizer(config, params, total_steps: int, frozen: Iterable[str] = ()) -> Optimizer:
     """The optimizer of `config.optim` for parameters (or their shapes) in a run of `total_steps`.
+
+    Args:
+      frozen: names of parameters that are left out.
 
     Raises:
       UserError: if the pattern of a group matches nothing, or two groups want one parameter.
     """
     c = config.optim
     rows = {name: row for name, row in c.groups.items() if row.match}
-    labels = label(params, rows, DEFAULT)
+    labels = label(params, rows, DEFAULT, frozen)
     present = set(jax.tree.leaves(labels))
     start = {name: row.start_step for name, row in rows.items()} | {DEFAULT: 0}
     peak = {name: c.lr * row.lr_factor for name, row in rows.items()} | ({DEFAULT: c.lr} if DEFAULT in present else {})
@@ -131,5 +134,5 @@ def _starting(inner: optax.GradientTransformation, first: int) -> optax.Gradient
 def optimizer_for(task, config, batch, total_steps: int) -> Optimizer:
     """`make_optimizer` for the parameters that a task would have with these examples, less the frozen ones."""
     shapes = jax.eval_shape(lambda: init_variables(task, config, batch))
-    trained, _ = split_frozen(shapes["params"], config.optim.freeze)
-    return make_optimizer(config, trained, total_steps)
+    trained, frozen = split_frozen(shapes["params"], config.optim.freeze)
+    return make_optimizer(config, trained, total_steps, by_name(frozen))

@@ -39,8 +39,11 @@ def compile_patterns(key: str, text: str) -> list[re.Pattern]:
     return patterns
 
 
-def matching(key: str, pattern: re.Pattern, names: Iterable[str]) -> set[str]:
+def matching(key: str, pattern: re.Pattern, names: Iterable[str], frozen: Iterable[str] = ()) -> set[str]:
     """The names in which `pattern` is found.
+
+    Args:
+      frozen: names that would have been there; the message says so.
 
     Raises:
       UserError: if there are none; the message shows some that exist.
@@ -48,6 +51,8 @@ def matching(key: str, pattern: re.Pattern, names: Iterable[str]) -> set[str]:
     names = list(names)
     found = {name for name in names if pattern.search(name)}
     if not found:
+        if any(pattern.search(name) for name in frozen):
+            raise UserError(f"config.{key}: all that {pattern.pattern!r} matches is frozen by config.optim.freeze")
         raise UserError(
             f"config.{key}: {pattern.pattern!r} matches no parameter: there are {', '.join(names[:5])}"
             + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -79,8 +84,11 @@ def join(trained: Mapping, frozen: Mapping) -> dict:
     return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
 
-def label(params: Any, groups: Mapping, default: str) -> Any:
+def label(params: Any, groups: Mapping, default: str, frozen: Iterable[str] = ()) -> Any:
     """A tree like `params` of names of groups: those of `optim.groups`, or `default` where no row matches.
+
+    Args:
+      frozen: names of parameters that are not among `params`.
 
     Raises:
       UserError: if a row matches nothing, or a parameter that another row has too.
@@ -89,7 +97,7 @@ def label(params: Any, groups: Mapping, default: str) -> Any:
     for group, row in groups.items():
         key = f"optim.groups.{group}.match"
         for pattern in compile_patterns(key, row.match):
-            for name in matching(key, pattern, names):
+            for name in matching(key, pattern, names, frozen):
                 if group_of.setdefault(name, group) != group:
                     raise UserError(f"config.{key} = {row.match!r} takes {name}, which {group_of[name]} has already")
         if group not in group_of.values():

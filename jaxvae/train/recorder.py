@@ -94,7 +94,8 @@ class Recorder:
                 continue
             self.run.log(step, row)
             for name, value in row.items():
-                self.writer.add_scalar(name, value, step)
+                if math.isfinite(value):  # of others TensorBoard shows nothing, and its writer complains
+                    self.writer.add_scalar(name, value, step)
 
     def memory(self) -> dict[str, Any]:
         """The open interval's sums, to be saved with a checkpoint: a resumed run then logs the same numbers."""

@@ -72,7 +72,12 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
         changed = run.check(config)
         parts = build(config, notes.append)
         checkpoints = Checkpoints(
-            run.folder / "checkpoints", train.keep, train.keep_best, train.best_mode, train.keep_every
+            run.folder / "checkpoints",
+            train.keep,
+            train.keep_best,
+            train.best_metric,
+            train.best_mode,
+            train.keep_every,
         )
         begins = not checkpoints.steps()
         if begins:
@@ -90,6 +95,7 @@ def _prepare(config, run: Run, lock: RunLock, command: str) -> Setup:
             notes.append(line)
     else:
         state, memory, passed_over = checkpoints.restore(parts.like)
+        run.check_config(memory["config"], config, f"{checkpoints.folder / str(int(state.step))} was made")
         _check_same_data(memory["fingerprints"], fingerprints, run)
         _check_not_past(parts.total_steps, int(state.step), run)
         notes += [*passed_over, f"continues from the checkpoint at step {int(state.step)}"]

@@ -18,7 +18,7 @@ def make_mesh(config) -> Mesh:
     """
     devices = jax.device_count()
     fsdp = config.parallel.fsdp
-    require(config, "parallel.fsdp", devices % fsdp == 0, f"must divide the {devices} devices")
+    require(config, "parallel.fsdp", devices % fsdp == 0, f"must divide the number of devices, {devices}")
     data = config.parallel.data or devices // fsdp
     what = f"times config.parallel.fsdp = {fsdp} must be the {devices} devices (0 = all that fsdp leaves)"
     require(config, "parallel.data", data * fsdp == devices, what)

@@ -66,9 +66,12 @@ class Updates:
             return
         # What is skipped changes no weight: the state is as good as before the first of them.
         steps = setup.checkpoints.steps()
-        last = f"the newest checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint yet"
+        last, start = "there is no checkpoint yet", ""
+        if steps:
+            last = f"the newest checkpoint is of step {steps[-1]}"
+            start = f", with config.init_from.path = {setup.run.folder}"
         raise UserError(
             f"{in_a_row} updates in a row were not finite (config.train.max_skips = {allowed}), before step "
             f"{int(setup.state.step)}: {last}; try a lower config.optim.lr, config.optim.clip.norm > 0 or "
-            f"config.precision.compute = float32 in another --workdir, with config.init_from.path = {setup.run.folder}"
+            f"config.precision.compute = float32 in another --workdir{start}"
         )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxvae.config import to_plain
 from jaxvae.errors import UserError
-from jaxvae.health.monitors import make_monitors
+from jaxvae.health.monitors import Monitor, make_monitors
 from jaxvae.train.optim import Optimizer
 
 
@@ -69,7 +69,7 @@ class Watch:
             message = verdict.message
             if verdict.reduce_lr:
                 before = {**lr_scale, **reduced}
-                after = {g: monitor.reduced(peak * before[g]) / peak for g, peak in self.peak.items()}
+                after = {g: self._reduced(monitor, peak, before[g]) for g, peak in self.peak.items()}
                 if after == before:  # at its floor: there is nothing to do, and nothing to say
                     continue
                 message += f"; learning rate {self._changes(before, after)}"
@@ -79,6 +79,13 @@ class Watch:
             if verdict.stop and not self.stopped:
                 self.stopped = lines[-1]
         return Outcome(lines, reduced, self.stopped)
+
+    @staticmethod
+    def _reduced(monitor: Monitor, peak: float, factor: float) -> float:
+        rate = peak * factor
+        reduced = monitor.reduced(rate)
+        # Rates that stay have to be found equal: their quotient may not be.
+        return factor if reduced == rate else reduced / peak
 
     def _changes(self, before: Mapping[str, float], after: Mapping[str, float]) -> str:
         """'1e-03 -> 1e-04', with the groups' names if there are several; of the schedule's peak."""

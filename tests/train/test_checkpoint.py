@@ -1,8 +1,6 @@
 """Checkpoints: which are kept, and what happens to those that are not what was saved."""
 
-import contextlib
 import json
-import resource
 import shutil
 
 import jax
@@ -10,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from folders import no_room_for_files_above
 
 from jaxvae.errors import UserError
 from jaxvae.train.checkpoint import Checkpoints
@@ -65,7 +64,7 @@ def test_what_is_restored_is_what_was_saved(folder):
 
 
 def test_the_newest_the_best_and_every_so_many_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2, keep_best=1, best_mode="min", keep_every=5)
+    checkpoints = Checkpoints(tmp_path, keep=2, keep_best=1, best_metric="loss", best_mode="min", keep_every=5)
     losses = {
         1: 9.0,
         2: 1.0,
@@ -80,22 +79,54 @@ def test_the_newest_the_best_and_every_so_many_are_kept(tmp_path):
         11: 3.0,
     }
     for step, loss in losses.items():
-        checkpoints.save(step, state(step), {}, loss)
+        checkpoints.save(step, state(step), {}, None if loss is None else {"loss": loss, "other": -step})
     checkpoints.close()
     assert Checkpoints(tmp_path).steps() == [2, 5, 10, 11]
     # A restart keeps the same ones.
-    again = Checkpoints(tmp_path, keep=2, keep_best=1, best_mode="min", keep_every=5)
-    again.save(12, state(12), {}, 2.0)
+    again = Checkpoints(tmp_path, keep=2, keep_best=1, best_metric="loss", best_mode="min", keep_every=5)
+    again.save(12, state(12), {}, {"loss": 2.0})
     again.close()
     assert Checkpoints(tmp_path).steps() == [2, 5, 10, 11, 12]
 
 
 def test_the_best_may_be_the_largest(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=2, best_mode="max")
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=2, best_metric="loss", best_mode="max")
     for step, score in enumerate([0.1, 0.9, 0.3, 0.8, 0.2], start=1):
-        checkpoints.save(step, state(step), {}, score)
+        checkpoints.save(step, state(step), {}, {"loss": score})
     checkpoints.close()
     assert Checkpoints(tmp_path).steps() == [2, 4, 5]
+
+
+def test_another_metric_may_become_the_one_that_counts(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=2, best_metric="a")
+    for step, a in enumerate([0.1, 0.2, 0.9, 0.8], start=1):
+        checkpoints.save(step, state(step), {}, {"a": a, "b": -a})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [1, 2, 4]
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1, best_metric="b")
+    checkpoints.save(5, state(5), {}, {"a": 0.0, "b": 0.0})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [4, 5], "4 has the lowest b"
+
+
+def test_a_checkpoint_whose_metrics_cannot_be_read_is_worth_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1, best_metric="a")
+    for step, a in enumerate([0.1, 0.9], start=1):
+        checkpoints.save(step, state(step), {}, {"a": a})
+    checkpoints.close()
+    (tmp_path / "1" / "extra" / "metadata").write_bytes(b"\xff")
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_best=1, best_metric="a")
+    assert int(checkpoints.restore(like(state(0))).state.step) == 2
+    checkpoints.save(3, state(3), {}, {"a": 1.0})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [2, 3]
+
+
+def test_a_renamed_checkpoint_is_not_what_it_says(folder):
+    (folder / "3").rename(folder / "5")
+    found = Checkpoints(folder).restore(like(state(0)))
+    assert int(found.state.step) == 2
+    assert "5 is damaged (it holds step 3)" in found.notes[0]
 
 
 def largest_file(folder):
@@ -198,17 +229,6 @@ def test_another_architecture_is_refused_and_not_passed_over(folder, changes, wo
     with pytest.raises(UserError, match=words) as caught:
         Checkpoints(folder).restore(like(state(0, **changes)))
     assert "another architecture" in str(caught.value) and "\n" not in str(caught.value)
-
-
-@contextlib.contextmanager
-def no_room_for_files_above(size):
-    """Writing more into a file fails, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_that_fills_leaves_the_checkpoints_before(folder, capfd):

@@ -142,6 +142,13 @@ def test_patterns_that_cannot_be_meant(groups, words):
         make_optimizer(grouped(groups), PARAMS, 100)
 
 
+def test_a_group_of_frozen_parameters_is_named_as_such():
+    with pytest.raises(
+        UserError, match=r"groups\.x\.match: all that '\^d/' matches is frozen by config\.optim\.freeze"
+    ):
+        make_optimizer(grouped({"x": group_row("^d/")}), PARAMS, 100, frozen=["d/kernel"])
+
+
 def test_frozen_parameters_are_taken_apart_and_put_together():
     trained, frozen = split_frozen(PARAMS, "^a/, c")
     assert (set(trained), set(frozen)) == ({"b"}, {"a", "c"})

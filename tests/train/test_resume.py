@@ -1,12 +1,13 @@
 """What a start makes of a folder with a run in it: continued without leftovers, or refused without a trace."""
 
+import json
 import shutil
 import struct
 from pathlib import Path
 
 import matplotlib
 import pytest
-from folders import contents
+from folders import contents, no_room_for_files_above
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tiny import tiny_config
 
@@ -233,6 +234,26 @@ def test_other_validation_data_is_refused_too(run, config, monkeypatch):
     monkeypatch.setattr(GlyphVAETask, "sources", changed)
     with pytest.raises(UserError, match=r"was trained on other data \(val: fingerprint .* there, ffffffffffff here"):
         prepare(config(), run.folder)
+
+
+def test_a_checkpoint_of_another_run_is_refused(run, config):
+    other = json.loads(run.config_path.read_text()) | {"seed": 7}
+    run.config_path.write_text(json.dumps(other))
+    before = contents(run.folder)
+    with pytest.raises(UserError, match=r"checkpoints/5 was made with another config \(seed: 42 there, 7 here\)"):
+        prepare(config(seed=7), run.folder)
+    assert contents(run.folder) == before
+
+
+def test_a_row_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path):
+    run = Run(tmp_path)
+    run.log(1, {"train/loss": 1.0})
+    before = run.metrics_path.read_bytes()
+    with no_room_for_files_above(len(before) + 5), pytest.raises(OSError, match="too large"):
+        run.log(2, {"train/loss": 2.0})
+    assert run.metrics_path.read_bytes() == before
+    run.log(2, {"train/loss": 2.0})
+    assert [row["step"] for row in read_rows(run.metrics_path)] == [1, 2]
 
 
 def test_a_start_that_was_killed_at_once_can_be_repeated(tmp_path, config):

@@ -194,6 +194,8 @@ def test_names_are_mapped_and_allowed_to_be_missing(other, saved):
         ({"map": "^nothing=>some"}, "config.init_from.map: '^nothing=>some' changes no name: there are "),
         ({"map": "inner"}, "config.init_from.map: 'inner' is no rule (there is no '=>' in it)"),
         ({"map": "(=>x"}, "config.init_from.map: '(=>x' is no rule ("),
+        ({"map": "^inner=>\\g<its>"}, "is no rule (unknown group name 'its')"),
+        ({"allow": "^nothing"}, "config.init_from.allow: '^nothing' matches no array without a counterpart"),
         ({"map": "inner=>out"}, "config.init_from.map: 'inner=>out' gives two arrays one name"),
         (
             {"map": "^inner/=>begin/"},

@@ -41,6 +41,19 @@ def test_a_plateau_reduces_every_group_down_to_its_floor():
     assert w.observe({"val/loss": 1.0}, found.lr_scale) == Outcome([], {}, ""), "nothing to reduce, nothing to say"
 
 
+def test_a_plateau_at_its_end_is_silent_whatever_the_rates():
+    # Rates whose quotient with the peak is not what it was: 3e-4 reduced by 0.2 again and again, down to eps.
+    for peak in (3e-4, 1e-3, 7e-5):
+        optimizer = Optimizer(None, None, {"default": peak}, None, {})
+        w = Watch({"p": plateau_row("val/loss", factor=0.2, patience=0)}, optimizer, {})
+        scale, said = {"default": 1.0}, []
+        for _ in range(20):
+            found = w.observe({"val/loss": 1.0}, scale)
+            scale = found.lr_scale or scale
+            said.append(found.lines)
+        assert said[1] and not any(said[-5:])
+
+
 def test_what_is_not_evaluated_is_not_observed_and_null_is_not_a_number():
     w = watch(r=range_row("train/loss", low=0.0, high=1.0))
     assert w.observe({"val/loss": 5.0}, ONES).lines == []
@@ -138,6 +151,9 @@ def test_wrong_metrics_are_refused_before_the_first_update(tmp_path):
         train(config(monitors__range__metric="val/x"), tmp_path / "a")
     with pytest.raises(UserError, match=r"config.train.best_metric = 'val/x' is not evaluated: there are .*val/loss"):
         train(config(train__keep_best=1, train__best_metric="val/x"), tmp_path / "b")
+    # The folder takes the corrected command.
+    run = train(config(train__keep_best=1, train__best_metric="val/kl"), tmp_path / "b")
+    assert (run.folder / "report.md").exists()
 
 
 def test_updates_that_stay_not_finite_stop_the_run(tmp_path, monkeypatch):
