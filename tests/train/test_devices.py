@@ -133,10 +133,10 @@ for data, fsdp in ((0, 3), (3, 1), (4, 2), (0, 8), (2, 2)):
 def test_devices_that_do_not_divide_the_mesh_are_refused(run_python):
     found = run_python(REFUSED, devices=4)
     assert found.stdout.splitlines() == [
-        "config.parallel.fsdp = 3: must divide the 4 devices",
+        "config.parallel.fsdp = 3: must divide the number of devices, 4",
         "config.parallel.data = 3: times config.parallel.fsdp = 1 must be the 4 devices (0 = all that fsdp leaves)",
         "config.parallel.data = 4: times config.parallel.fsdp = 2 must be the 4 devices (0 = all that fsdp leaves)",
-        "config.parallel.fsdp = 8: must divide the 4 devices",
+        "config.parallel.fsdp = 8: must divide the number of devices, 4",
         "made (2, 2)",
     ], found.stderr[-2000:]
 

@@ -199,7 +199,7 @@ def test_an_overflow_skips_the_update_and_halves_the_scale_until_it_fits(tmp_pat
         assert all(jax.tree.leaves(same)) == bool(ok)
     # It is a part of what a checkpoint holds.
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, {})
+    checkpoints.save(int(state.step), state, {})
     checkpoints.close()
     restored = Checkpoints(tmp_path).restore(parts.like).state
     jax.tree.map(np.testing.assert_array_equal, restored.loss_scale, state.loss_scale)
