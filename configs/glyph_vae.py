@@ -23,15 +23,21 @@ def base():
         enc_xlayers=2,  # layers of cross attention from tokens to the image, in the encoder
         dec_layers=8,  # layers of the decoder
         max_len=256,  # tokens of the longest glyph; longer ones are left out, counted and named
-        decoder_image="full",  # full: the decoder sees the image too, as in the original | none: only z and the mask
+        decoder_image="full",  # what the decoder sees of the image: full, as in the original | dropout | none
+        image_dropout=0.5,  # share of training examples whose image is hidden from the decoder, for dropout
+        decoder_mask="teacher",  # teacher: it is told the slots to fill, as in the original | free: END decides
+        decoder_tokens="none",  # none: all tokens at once, as in the original | previous: each from the one before
+        coord_head="shared",  # shared: one head for all arguments, as in the original | by_command: lines, curves
     )
     c.loss = dict(
         l1_weight=30.0,  # coordinates, mean over arguments
         ce_weight=2.5,  # commands, weighted mean over tokens
-        beta=1.0,  # KL in nats per glyph
+        beta=1.0,  # KL in nats
+        kl_scale="glyph",  # beta x nats per glyph | token: x nats per token, to match CE and L1, which are means
         beta_warmup=40_000,  # updates over which beta grows from 0; depends on the global step only
         free_bits=4.0,  # nats below which the KL is not pushed; 0 = no floor
         free_bits_mode="total",  # total: floor of the whole KL | per_dim: of every dimension, as the document's code
+        previous_noise=0.0,  # normalised units, on the arguments that decoder_tokens = previous reads in training
         class_weights="inverse",  # inverse frequency | inverse_with_absent: absent classes too, as the original | none
         detach_l1_and_kl=False,  # True cuts L1 and KL off from the gradient: the original's fault
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxvae.outlines import END, L, M, Q, T, Z
+from jaxvae.outlines import END, HOLE, NEW, PAD, L, M, Q, T, Z
 
 # Chords per token. A quadratic that spans half of a 64 px picture is followed to better than 0.1 px.
 CHORDS = 8
@@ -86,3 +86,44 @@ def iou(a: Bool[Array, "*n h w"], b: Bool[Array, "*n h w"]) -> Float[Array, "*n"
     intersection = (a & b).sum((-2, -1))
     union = (a | b).sum((-2, -1))
     return jnp.where(union > 0, intersection / jnp.maximum(union, 1), 1.0)
+
+
+def contour_points(
+    commands: Int[Array, "L"], coords: Float[Array, "L 4"], mask: Bool[Array, "L"], count: int
+) -> Float[Array, "count 2"]:
+    """Points at equal distances along all contours of an outline; the origin, for an outline that draws nothing."""
+    start, end = segments(commands, coords, mask)
+    lengths = jnp.linalg.norm(end - start, axis=1)
+    ends = jnp.cumsum(lengths)
+    at = (jnp.arange(count) + 0.5) / count * ends[-1]
+    on = jnp.minimum(jnp.searchsorted(ends, at), len(ends) - 1)
+    share = (at - (ends[on] - lengths[on])) / jnp.where(lengths[on] > 0, lengths[on], 1.0)
+    points = start[on] + jnp.clip(share, 0.0, 1.0)[:, None] * (end - start)[on]
+    return jnp.where(ends[-1] > 0, points, 0.0)
+
+
+def chamfer(a: Float[Array, "n 2"], b: Float[Array, "m 2"]) -> Float[Array, ""]:
+    """Mean distance to the nearest point of the other set, averaged over both directions (Fan et al. 2017, not
+    squared)."""
+    distance = jnp.linalg.norm(a[:, None] - b, axis=-1)
+    return 0.5 * (distance.min(1).mean() + distance.min(0).mean())
+
+
+def closes(commands: Int[Array, "L"], mask: Bool[Array, "L"]) -> Bool[Array, ""]:
+    """Whether an outline can be taken as it is: contours of M, lines or curves, Z, and END at last.
+
+    `NEW` or `HOLE` may stand before an M and nowhere else.
+    """
+    # What the pen is doing before each token: 0 between contours, 1 after a NEW or HOLE, 2 in a contour.
+    command = jnp.where(mask, commands, PAD)
+    ended = jnp.cumsum(command == END) - (command == END) > 0
+    live = mask & ~ended
+    introduces, moves = live & ((command == NEW) | (command == HOLE)), live & (command == M)
+    draws, shuts = live & ((command == L) | (command == Q) | (command == T)), live & (command == Z)
+    doing = jnp.select([introduces, moves | draws, shuts], [1, 2, 0], -1)
+    last = _last_index(doing >= 0)
+    before = jnp.concatenate([jnp.full_like(last[:1], -1), last[:-1]])
+    state = jnp.where(before >= 0, doing[before], 0)
+    end = live & (command == END)
+    in_order = jnp.where(draws | shuts, state == 2, jnp.where(moves, state != 2, state == 0))
+    return (in_order | ~live | (command == PAD)).all() & end.any() & shuts.any()

@@ -9,13 +9,14 @@ other devices all at once. `benchmarks/attention.py` measures these choices agai
 import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import export
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxvae.nn.dense import Dense
 
@@ -199,6 +200,27 @@ def _nearest_divisor(number: int, target: float) -> int:
     return min(divisors, key=lambda n: abs(math.log(n / target)))
 
 
+class Past(NamedTuple):
+    """Keys and values of the positions of a sequence that were written so far; the rest is room for more."""
+
+    keys: Float[Array, "B H L d"]
+    values: Float[Array, "B H L d"]
+    length: Int[Array, ""]
+
+    @classmethod
+    def empty(cls, batch: int, length: int, width: int, num_heads: int, dtype: DTypeLike = jnp.float32) -> "Past":
+        """Room for `length` positions of an attention of width `width`."""
+        room = jnp.zeros((batch, num_heads, length, width // num_heads), dtype)
+        return cls(room, room, jnp.zeros((), jnp.int32))
+
+    def append(self, keys: Float[Array, "B H 1 d"], values: Float[Array, "B H 1 d"]) -> "Past":
+        """With one more position."""
+        place = (0, 0, self.length, 0)
+        keys = jax.lax.dynamic_update_slice(self.keys, keys.astype(self.keys.dtype), place)
+        values = jax.lax.dynamic_update_slice(self.values, values.astype(self.values.dtype), place)
+        return Past(keys, values, self.length + 1)
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017, section 3.2.2), laid out like torch.nn.MultiheadAttention.
 
@@ -219,10 +241,16 @@ class MultiHeadAttention(nn.Module):
         x_kv: Float[Array, "B Lk D"] | None = None,
         key_mask: Bool[Array, "B Lk"] | None = None,
         bias: Float[Array, "#B #H Lq Lk"] | None = None,
-    ) -> Float[Array, "B Lq D"]:
+        past: Past | None = None,
+    ) -> Float[Array, "B Lq D"] | tuple[Float[Array, "B Lq D"], Past]:
         """Attends from `x_q` to `x_kv`, or to `x_q` itself; `key_mask` and `bias` are those of `attention`.
 
         A query that sees no key gets the bias of the output projection.
+
+        Args:
+          past: for writing a sequence one position after the other. `x_q` [B, 1, D] is then the next position; it
+            attends to itself and to those before it, without `x_kv`, `key_mask` and `bias`. The result is the output
+            and the past with this position in it.
         """
         width = x_q.shape[-1]
         if width % self.num_heads:
@@ -234,9 +262,14 @@ class MultiHeadAttention(nn.Module):
         else:
             q = in_proj(x_q, slice(0, width))
             k, v = jnp.split(in_proj(x_kv, slice(width, None)), 2, axis=-1)
-        out = attention(*map(self._split_heads, (q, k, v)), key_mask, bias)
-        out = out.swapaxes(1, 2).reshape(x_q.shape)
-        return Dense(width, self.dtype, bias_init=zeros, name="out_proj")(out)
+        q, k, v = map(self._split_heads, (q, k, v))
+        if past is not None:
+            past = past.append(k, v)
+            k, v, seen = past.keys, past.values, jnp.arange(past.keys.shape[2]) < past.length
+            key_mask = jnp.broadcast_to(seen, (len(x_q), len(seen)))
+        out = attention(q, k, v, key_mask, bias).swapaxes(1, 2).reshape(x_q.shape)
+        out = Dense(width, self.dtype, bias_init=zeros, name="out_proj")(out)
+        return out if past is None else (out, past)
 
     def _split_heads(self, x: Float[Array, "B L D"]) -> Float[Array, "B H L d"]:
         batch, length, width = x.shape

@@ -3,7 +3,7 @@
 Source: specification of the glyph VAE, chapters 4 (losses), 8 (evaluation) and 9 (what is corrected by default).
 """
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 from jaxvae import losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
 from jaxvae.data.glyphs import GlyphSource, load_glyphs, split_by_group
-from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Tokens
+from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Outlines, Tokens, Written
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
 from jaxvae.stats import Mean, Stats, Sum, compute
 from jaxvae.tasks.task import Aux
@@ -21,17 +21,12 @@ from jaxvae.tasks.task import Aux
 ACTIVE_VARIANCE = 0.01
 # Side of the pictures in which intersection over union is counted, px.
 IOU_SIZE = 64
+# Points along an outline between which the Chamfer distance is taken.
+CHAMFER_POINTS = 256
 # Side of a glyph in the sample pictures, px, drawn at twice that and averaged.
 PICTURE_SIZE = 96
 # Glyphs side by side in a sample picture.
 PICTURE_COLUMNS = 12
-
-
-class Reconstruction(NamedTuple):
-    """Predicted outlines."""
-
-    commands: jax.Array  # [B, L]
-    coords: jax.Array  # [B, L, 4]
 
 
 def tokens_of(batch) -> Tokens:
@@ -56,7 +51,7 @@ class GlyphVAETask:
         self.config = config
         check(config)
         self.model = GlyphVAE(
-            **config.model.to_dict() | {"decoder_image": config.model.decoder_image == "full"},
+            **{name: value for name, value in config.model.items() if name != "image_dropout"},
             dtype=jnp.dtype(config.precision.compute),
         )
 
@@ -99,7 +94,16 @@ class GlyphVAETask:
         return self.model.init(rng, tokens_of(batch), batch["sdf"], eps)
 
     def draws(self, keys, batch) -> dict[str, jax.Array]:
-        return {"eps": jax.vmap(lambda key: jax.random.normal(key, (self.model.zdim,)))(keys)}
+        def each(fold, draw):
+            return jax.vmap(lambda key: draw(jax.random.fold_in(key, fold)))(keys)
+
+        draws = {"eps": jax.vmap(lambda key: jax.random.normal(key, (self.model.zdim,)))(keys)}
+        if self.config.loss.previous_noise:
+            # A slot's noise is its own, however many slots there are: random bits are numbered.
+            draws["noise"] = each(1, lambda key: jax.random.normal(key, (batch["commands"].shape[1], 4)))
+        if self.model.decoder_image == "dropout":
+            draws["hidden"] = each(2, lambda key: jax.random.uniform(key) < self.config.model.image_dropout)
+        return draws
 
     def totals(self, variables, batch, draws, step) -> Stats:
         tokens = tokens_of(batch)
@@ -112,10 +116,15 @@ class GlyphVAETask:
             "ce_weighted": Sum(jnp.where(command_mask, class_weight, 0.0).sum()),
             "l1": Sum(coord_mask.sum().astype(jnp.float32)),
             "kl_vector": Mean.of(kl, batch["valid"], axis=0),
+            "tokens": Sum(command_mask.sum().astype(jnp.float32)),
         }
 
     def terms(self, variables, batch, draws, totals, step):
-        encoding, decoding = self.model.apply(_weights(variables), tokens_of(batch), batch["sdf"], draws["eps"])
+        tokens = tokens_of(batch)
+        noise = self.config.loss.previous_noise * draws["noise"] if "noise" in draws else None
+        encoding, decoding = self.model.apply(
+            _weights(variables), tokens, batch["sdf"], draws["eps"], noise, draws.get("hidden")
+        )
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
         totals = self.totals_of(parts) if totals is None else totals
         terms, kl = self.loss_terms(parts, totals, step)
@@ -123,7 +132,7 @@ class GlyphVAETask:
         # `kl` is a share; times the examples of the whole batch it becomes additive like the other statistics.
         used = Mean(kl * totals["kl_vector"].weight[0], parts["kl_vector"].weight[0])
         stats = self._report(batch, encoding.posterior, parts) | {
-            "command_accuracy": command_accuracy(tokens_of(batch), decoding.logits.argmax(-1)),
+            "command_accuracy": command_accuracy(tokens, decoding.logits.argmax(-1)),
             "beta": Mean.per_batch(self.beta(step)),
             "kl_used": used,
             "kl_used_per_dim": Mean(used.total / self.model.zdim, used.weight),
@@ -149,6 +158,7 @@ class GlyphVAETask:
             "ce_weighted": Sum(parts["ce_weighted"].weight),
             "l1": Sum(parts["l1"].weight),
             "kl_vector": parts["kl_vector"],
+            "tokens": Sum(parts["ce"].weight),
         }
 
     def loss_terms(self, parts, totals, step) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -159,7 +169,10 @@ class GlyphVAETask:
         kl = losses.kl_with_free_bits(parts["kl_vector"], totals["kl_vector"], loss.free_bits, loss.free_bits_mode)
         if loss.detach_l1_and_kl:
             l1, kl = jax.lax.stop_gradient((l1, kl))
-        return {"ce": loss.ce_weight * ce, "l1": loss.l1_weight * l1, "kl": self.beta(step) * kl}, kl
+        weight = self.beta(step)
+        if loss.kl_scale == "token":
+            weight *= losses.share(Mean(totals["kl_vector"].weight[0], 1.0), totals["tokens"].total)
+        return {"ce": loss.ce_weight * ce, "l1": loss.l1_weight * l1, "kl": weight * kl}, kl
 
     def beta(self, step):
         """Weight of the KL term after `step` updates; a function of the global step only."""
@@ -168,13 +181,12 @@ class GlyphVAETask:
     # Evaluation
 
     def evaluate(self, variables, batch, draws, step) -> Stats:
-        """Losses and metrics with z = the posterior's mean."""
+        """Losses and metrics with z = the posterior's mean; the metrics are those of outlines that run freely."""
         encoding = self._encode(variables, batch)
-        decoding = self._decode(variables, batch, encoding.posterior.mean)
         mean = encoding.posterior.mean
-        parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
+        parts = self.loss_parts(variables, batch, encoding.posterior, self._decode(variables, batch, mean))
         stats = self._report(batch, encoding.posterior, parts)
-        stats |= self.score(batch, _reconstruction(decoding))
+        stats |= self.score(batch, self.reconstruct(variables, batch, mean))
         stats |= {
             "kl_vector": parts["kl_vector"],
             "mean": Mean.of(mean, batch["valid"], axis=0),
@@ -193,12 +205,11 @@ class GlyphVAETask:
             kl_used = max(kl.sum(), loss.free_bits)
         numbers["kl_used"] = float(kl_used)
         numbers["kl_used_per_dim"] = float(kl_used) / self.model.zdim
+        per_token = numbers["kl_used"] / numbers["tokens"] if loss.kl_scale == "token" else numbers["kl_used"]
         variance = values["mean_square"] - np.square(values["mean"])
         numbers["active_units"] = float((variance > ACTIVE_VARIANCE).sum())
         numbers["loss"] = (
-            loss.ce_weight * numbers["ce_weighted"]
-            + loss.l1_weight * numbers["l1"]
-            + numbers["beta"] * numbers["kl_used"]
+            loss.ce_weight * numbers["ce_weighted"] + loss.l1_weight * numbers["l1"] + numbers["beta"] * per_token
         )
         return numbers
 
@@ -208,21 +219,32 @@ class GlyphVAETask:
         posterior = self._encode(variables, batch).posterior
         return {"mean": posterior.mean, "posterior": posterior.sample(draws["eps"])}[z]
 
-    def reconstruct(self, variables, batch, latents) -> Reconstruction:
-        return _reconstruction(self._decode(variables, batch, latents))
+    def reconstruct(self, variables, batch, latents) -> Outlines:
+        mask = tokens_of(batch).mask
+        return self.model.apply(_weights(variables), latents, batch["sdf"], mask, method="generate")
 
     def score(self, batch, reconstruction) -> Stats:
-        tokens = tokens_of(batch)
+        """Slots against the target's; outlines by what they fill and by where they run."""
+        tokens, length = tokens_of(batch), batch["commands"].shape[1]
+        written = jax.tree.map(lambda x: x[:, :length], reconstruction)
         _, coord_mask = loss_masks(tokens.commands, tokens.mask)
-        error = jnp.abs(reconstruction.coords - tokens.coords) / batch["em"][:, None, None]
-        fill = jax.vmap(raster.fill, (0, 0, 0, None))
-        want = fill(tokens.commands, tokens.coords, tokens.mask, IOU_SIZE)
-        got = fill(reconstruction.commands, reconstruction.coords, tokens.mask, IOU_SIZE)
+        error = jnp.abs(written.coords - tokens.coords) / batch["em"][:, None, None]
+        right = (written.commands == tokens.commands) & written.mask
+        target = Outlines(tokens.commands, tokens.coords, tokens.mask)
+        want, got = _fill(target, IOU_SIZE), _fill(reconstruction, IOU_SIZE)
+        # A target too small for any pixel's centre says nothing.
+        seen = batch["valid"] & want.any((-2, -1))
+        along = jax.vmap(raster.contour_points, (0, 0, 0, None))
+        distance = jax.vmap(raster.chamfer)(along(*target, CHAMFER_POINTS), along(*reconstruction, CHAMFER_POINTS))
+        sound = jax.vmap(raster.closes)(reconstruction.commands, reconstruction.mask) & got.any((-2, -1))
+        more = reconstruction.mask.sum(1) - tokens.mask.sum(1)
         return {
-            "command_accuracy": command_accuracy(tokens, reconstruction.commands),
+            "command_accuracy": Mean.of(right, tokens.mask),
             "coord_error_em": Mean.of(error, coord_mask),
-            # A target too small for any pixel's centre says nothing.
-            "iou": Mean.of(raster.iou(want, got), batch["valid"] & want.any((-2, -1))),
+            "iou": Mean.of(raster.iou(want, got), seen),
+            "chamfer_em": Mean.of(distance / batch["em"], batch["valid"]),
+            "closes": Mean.of(sound, batch["valid"]),
+            "length_error": Mean.of(jnp.abs(more), batch["valid"]),
         }
 
     def show(self, variables, batch, draws) -> dict[str, jax.Array]:
@@ -232,13 +254,8 @@ class GlyphVAETask:
         batch, draws = jax.tree.map(lambda x: x[columns], (batch, draws))
         tokens = tokens_of(batch)
         predicted = self.reconstruct(variables, batch, self.latents(variables, batch, draws, "mean"))
-        fill = jax.vmap(raster.fill, (0, 0, 0, None))
-        ink = jnp.stack(
-            [
-                fill(commands, coords, tokens.mask, 2 * PICTURE_SIZE)
-                for commands, coords in ((tokens.commands, tokens.coords), predicted)
-            ]
-        )
+        target = Outlines(tokens.commands, tokens.coords, tokens.mask)
+        ink = jnp.stack([_fill(outlines, 2 * PICTURE_SIZE) for outlines in (target, predicted)])
         rows, columns = ink.shape[:2]
         ink = ink.reshape(rows, columns, PICTURE_SIZE, 2, PICTURE_SIZE, 2).mean((3, 5))
         grid = ink.transpose(0, 2, 1, 3).reshape(rows * PICTURE_SIZE, columns * PICTURE_SIZE)
@@ -250,8 +267,10 @@ class GlyphVAETask:
         return self.model.apply(_weights(variables), tokens_of(batch), batch["sdf"], method="encode")
 
     def _decode(self, variables, batch, z) -> Decoding:
-        mask = tokens_of(batch).mask
-        return self.model.apply(_weights(variables), z, batch["sdf"], mask, method="decode")
+        """One pass over all slots, which the target leads where the decoder reads tokens."""
+        tokens = tokens_of(batch)
+        target = Written(tokens.commands, tokens.coords)
+        return self.model.apply(_weights(variables), z, batch["sdf"], tokens.mask, target, method="decode")
 
     def _report(self, batch, posterior, parts) -> Stats:
         """What training and evaluation log in common of losses and posterior."""
@@ -262,6 +281,7 @@ class GlyphVAETask:
             "l1": parts["l1"],
             "kl": Mean.of(kl, batch["valid"]),
             "kl_per_dim": Mean.of(kl / self.model.zdim, batch["valid"]),
+            "tokens": Mean.of(tokens_of(batch).mask.sum(1), batch["valid"]),
             "logvar_clamped": Mean.of(posterior.clamped, batch["valid"]),
         }
 
@@ -271,8 +291,9 @@ def _weights(variables) -> dict[str, Any]:
     return {"params": variables["params"]}
 
 
-def _reconstruction(decoding: Decoding) -> Reconstruction:
-    return Reconstruction(decoding.logits.argmax(-1).astype(jnp.int32), decoding.coords)
+def _fill(outlines: Outlines, size: int) -> jax.Array:
+    """Pictures [B, size, size] of outlines."""
+    return jax.vmap(raster.fill, (0, 0, 0, None))(*outlines, size)
 
 
 def check(config) -> None:
@@ -284,7 +305,13 @@ def check(config) -> None:
     dividing = [h for h in range(1, model.embed + 1) if model.embed % h == 0 and h <= 64]
     what = f"must divide config.model.embed = {model.embed}: one of {', '.join(map(str, dividing))}"
     require(config, "model.heads", model.embed % model.heads == 0, what)
-    require_one_of(config, "model.decoder_image", ("full", "none"))
+    require_one_of(config, "model.decoder_image", ("full", "dropout", "none"))
+    require_one_of(config, "model.decoder_mask", ("teacher", "free"))
+    require_one_of(config, "model.decoder_tokens", ("none", "previous"))
+    require_one_of(config, "model.coord_head", ("shared", "by_command"))
+    told = model.decoder_tokens == "previous" and model.decoder_mask == "teacher"
+    require(config, "model.decoder_mask", not told, "must be 'free' with config.model.decoder_tokens = 'previous'")
+    require(config, "model.image_dropout", 0 <= model.image_dropout <= 1, "must be from 0 to 1")
     require_positive(config, "data.num_buckets")
     side = config.data.image_size
     require(config, "data.image_size", 0 < side <= 2**12, "must be from 1 to 4096 px")
@@ -292,6 +319,7 @@ def check(config) -> None:
     require(config, "data.val_fraction", 0 < config.data.val_fraction < 1, "must be between 0 and 1")
     require_one_of(config, "data.prefix_end", ("append", "overwrite"))
     require_not_negative(config, "loss.l1_weight", "loss.ce_weight", "loss.beta", "loss.beta_warmup")
-    require_not_negative(config, "loss.free_bits")
+    require_not_negative(config, "loss.free_bits", "loss.previous_noise")
+    require_one_of(config, "loss.kl_scale", ("glyph", "token"))
     require_one_of(config, "loss.free_bits_mode", ("total", "per_dim"))
     require_one_of(config, "loss.class_weights", ("inverse", "inverse_with_absent", "none"))

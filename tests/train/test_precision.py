@@ -14,10 +14,10 @@ from tiny import tiny_config
 
 from jaxvae import losses
 from jaxvae.errors import UserError
-from jaxvae.models.glyph_vae import embedding
 from jaxvae.nn.attention import attention
 from jaxvae.nn.broadcast import add_broadcast
 from jaxvae.nn.dense import Dense
+from jaxvae.nn.embedding import embedding
 from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.nn.norms import LayerNorm
 from jaxvae.stats import Mean, compute

@@ -21,9 +21,9 @@ from jaxvae.models.glyph_vae import (
     PosteriorHead,
     Tokens,
     VectorEncoder,
-    masked_mean,
 )
 from jaxvae.nn.gaussian import GaussianPosterior
+from jaxvae.nn.masking import masked_mean
 from jaxvae.nn.positions import sinusoid_1d, sinusoid_2d
 from jaxvae.outlines import NUM_COMMANDS, check_prefix, decode, loss_masks, to_svg_path, to_text
 from jaxvae.stats import Mean
