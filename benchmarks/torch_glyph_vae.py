@@ -201,8 +201,21 @@ def check(config) -> None:
     require(config, "optim.name", c.name == "adamw", f"{what} adamw only")
     require(config, "optim.clip.name", c.clip.name == "norm", f"{what} a fixed limit only: norm")
     require(config, "optim.freeze", not c.freeze, f"{what} whole models only: ''")
+    for key, value in ORIGINAL.items():
+        section, name = key.split(".")
+        require(config, key, config[section][name] == value, f"{what} the original's decoder and terms only: {value}")
+    require(config, "model.decoder_image", config.model.decoder_image != "dropout", f"{what} full and none only: full")
     if c.groups:
         raise UserError(f"config.optim.groups.{next(iter(c.groups))}: {what} one group only")
+
+
+# What the twin has no other form of.
+ORIGINAL = {
+    "model.decoder_mask": "teacher",
+    "model.decoder_tokens": "none",
+    "model.coord_head": "shared",
+    "loss.kl_scale": "glyph",
+}
 
 
 class TorchTwin:

@@ -13,6 +13,8 @@ from jaxvae.outlines import END, HOLE, NEW, PAD, L, M, Q, T, Z
 
 # Chords per token. A quadratic that spans half of a 64 px picture is followed to better than 0.1 px.
 CHORDS = 8
+# An outline that is not longer draws nothing, normalised units: chords that are not used differ from points by rounding.
+SHORTEST_OUTLINE = 1e-4
 
 
 def _last_index(condition: Bool[Array, "L"]) -> Int[Array, "L"]:
@@ -62,7 +64,8 @@ def segments(
     points = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
     # Exact end points, so that neighbouring chords share them and no crossing is lost or doubled.
     points = points.at[0].set(start).at[-1].set(end)
-    return points[:-1].reshape(-1, 2), points[1:].reshape(-1, 2)
+    # Chord after chord, in the order in which they are drawn.
+    return points[:-1].swapaxes(0, 1).reshape(-1, 2), points[1:].swapaxes(0, 1).reshape(-1, 2)
 
 
 def fill(
@@ -99,7 +102,7 @@ def contour_points(
     on = jnp.minimum(jnp.searchsorted(ends, at), len(ends) - 1)
     share = (at - (ends[on] - lengths[on])) / jnp.where(lengths[on] > 0, lengths[on], 1.0)
     points = start[on] + jnp.clip(share, 0.0, 1.0)[:, None] * (end - start)[on]
-    return jnp.where(ends[-1] > 0, points, 0.0)
+    return jnp.where(ends[-1] > SHORTEST_OUTLINE, points, 0.0)
 
 
 def chamfer(a: Float[Array, "n 2"], b: Float[Array, "m 2"]) -> Float[Array, ""]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from half import delicate_in_half
 from reads import dead, reads
-from tiny import tiny_config
+from tiny import VARIANTS, tiny_config
 
 from jaxvae import tasks
 from jaxvae.data.loader import assemble
@@ -32,12 +32,12 @@ from jaxvae.train.state import create_state
 from jaxvae.train.step import loss_and_grads, make_train_step
 
 pytestmark = [
-    pytest.mark.parametrize("name", [*sorted(tasks.TASKS), "toy"]),
+    pytest.mark.parametrize("name", [*sorted(tasks.TASKS), *VARIANTS, "toy"]),
     pytest.mark.usefixtures("toys"),
 ]
 
 # Parameters that get no gradient, with the reason: {task: {path: why}}.
-NO_GRADIENT: dict[str, dict[str, str]] = {"glyph_vae": {}, "toy": {}}
+NO_GRADIENT: dict[str, dict[str, str]] = {"glyph_vae": {}, "glyph_vae_writing": {}, "toy": {}}
 
 
 class Bench:
@@ -248,8 +248,8 @@ def test_products_are_as_precise_as_asked_for(name, how):
 
 def test_float16_trains_where_the_task_allows_it(name):
     """The first updates may be skipped: the loss scale has to come down to what the gradients allow."""
-    if tasks.TASKS[name].float16_unsafe:
-        pytest.skip(tasks.TASKS[name].float16_unsafe)
+    if bench(name).task.float16_unsafe:
+        pytest.skip(bench(name).task.float16_unsafe)
     half = Bench(name, precision__compute="float16")
     step, state, skipped = half.step(), half.state, 0.0
     for _ in range(12):

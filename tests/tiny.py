@@ -24,18 +24,35 @@ CHANGES = {
     },
 }
 
+# Other forms of a task that have to fulfil what every task must: {name: (task, what makes it so)}.
+VARIANTS = {
+    "glyph_vae_writing": (
+        "glyph_vae",
+        {
+            "model.decoder_image": "dropout",
+            "model.decoder_mask": "free",
+            "model.decoder_tokens": "previous",
+            "model.coord_head": "by_command",
+            "loss.previous_noise": 0.05,
+            "loss.kl_scale": "token",
+        },
+    ),
+}
+
 
 def configs() -> dict[str, Path]:
     """{task: a configuration file of it}, found by what the files say."""
     return {load_module(path).get_config("quickstart").task: path for path in sorted((ROOT / "configs").glob("*.py"))}
 
 
-def tiny_config(task: str, **changes):
-    """The quickstart of `task` with the changes above, and those given (`__` for a dot); or a toy with those given."""
+def tiny_config(name: str, **changes):
+    """The quickstart of a task with the changes above, and those given (`__` for a dot); or a toy with those given."""
+    task, variant = VARIANTS.get(name, (name, {}))
     assert task in TASKS
     config = toy.get_config(task) if task in toy.TOYS else load_module(configs()[task]).get_config("quickstart")
     config.update_from_flattened_dict(
         CHANGES.get(task, {})
+        | variant
         | {"train.total_steps": 6, "train.log_every": 2, "train.eval_every": 3, "train.save_every": 3}
         | {key.replace("__", "."): value for key, value in changes.items()}
     )

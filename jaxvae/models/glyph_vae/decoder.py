@@ -145,7 +145,8 @@ class Decoder(nn.Module):
         position = self._dense(self.embed, "position_proj")(position)
         x = self._dense(self.embed, "z_proj")(z.astype(self.dtype))[:, None]
         if self.free:
-            x = add_broadcast(jnp.broadcast_to(x, (len(z), length, self.embed)), position)
+            # Both are repeated, so both in float32; see `add_broadcast`.
+            x = (x.astype(jnp.float32) + position.astype(jnp.float32)).astype(self.dtype)
         else:
             valid = embedding(2, 32, self.dtype, "valid")(mask.astype(jnp.int32))
             x = add_broadcast(add_broadcast(self._dense(self.embed, "valid_proj")(valid), position), x)
@@ -164,4 +165,5 @@ class Decoder(nn.Module):
         if hidden is None:
             return tokens
         blank = self.param("no_image", nn.initializers.normal(1.0), (self.embed,))
-        return jnp.where(hidden[:, None, None], blank.astype(tokens.dtype), tokens)
+        # Its gradient is summed over patches and examples, in float32.
+        return jnp.where(hidden[:, None, None], blank, tokens.astype(jnp.float32)).astype(tokens.dtype)
