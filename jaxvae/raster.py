@@ -13,7 +13,7 @@ from jaxvae.outlines import END, HOLE, NEW, PAD, L, M, Q, T, Z
 
 # Chords per token. A quadratic that spans half of a 64 px picture is followed to better than 0.1 px.
 CHORDS = 8
-# An outline that is not longer draws nothing, normalised units: chords that are not used differ from points by rounding.
+# An outline that is not longer draws nothing, normalised units. (Chords that are not used are points but for rounding.)
 SHORTEST_OUTLINE = 1e-4
 
 

@@ -15,7 +15,7 @@ from jaxvae import tasks
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
 from jaxvae.errors import UserError
-from jaxvae.health.ablation import LATENTS, latent_scores
+from jaxvae.health.ablation import LATENT_NAMES, latent_scores
 from jaxvae.nn.barriers import compiler_options
 from jaxvae.run import read_rows
 from jaxvae.stats import compute, merge, scalars
@@ -278,12 +278,12 @@ def test_latents_are_ablated_alike_however_the_set_is_cut(name):
     for batch_size, rows in ((4, 4), (3, 8), (1, 1)):
         evaluator = b.evaluator(batch_size, rows)
         totals = evaluator.sum_pairs("the ablation", functools.partial(latent_scores, b.task), variables, key)
-        found.append({z: scalars(totals[z]) for z in LATENTS})
+        found.append({z: scalars(totals[z]) for z in LATENT_NAMES})
         assert evaluator.compilations.count == len({capacity for capacity, *_ in evaluator.pairs()})
         for _, batch, other in evaluator.pairs():
             valid = np.asarray(batch["valid"] & other["valid"])
             assert (np.asarray(batch["index"]) != np.asarray(other["index"]))[valid].all(), "a z of its own"
-    for z in LATENTS:
+    for z in LATENT_NAMES:
         for metric, value in found[0][z].items():
             assert np.isfinite(value)
             for other in found[1:]:

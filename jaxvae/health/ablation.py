@@ -7,9 +7,16 @@ no harm, and the row `shuffled` shows it.
 from jaxvae.stats import Stats
 from jaxvae.tasks.task import LatentVariableTask, example_keys
 
-# Where z comes from, in the order of the table. The first three are the example's own, by `task.latents`.
+# Where z comes from, and what tables call it, in their order. The first three are the example's own, by `task.latents`.
+LATENT_NAMES = {
+    "mean": "z = posterior mean",
+    "posterior": "z drawn from the posterior",
+    "prior": "z drawn from the prior",
+    "shuffled": "z of another example",
+}
 OWN = ("mean", "posterior", "prior")
-LATENTS = (*OWN, "shuffled")
+# What tables call a model before its first update.
+UNTRAINED = "untrained, z = posterior mean"
 
 
 def latent_scores(task: LatentVariableTask, variables, key, batch, other) -> dict[str, Stats]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxvae import losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
-from jaxvae.data.glyphs import GlyphSource, load_glyphs, split_by_group
+from jaxvae.data.glyphs import GlyphSource, length_group, load_glyphs, nearest, script_of, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Outlines, Tokens, Written
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
 from jaxvae.stats import Mean, Stats, Sum, compute
@@ -45,6 +45,7 @@ class GlyphVAETask:
 
     batch_coupled = ""
     float16_unsafe = ""
+    compared_by = "iou"
     captions: ClassVar = {"reconstruction": "targets above, reconstructions with z = posterior mean below"}
 
     def __init__(self, config):
@@ -246,6 +247,33 @@ class GlyphVAETask:
             "closes": Mean.of(sound, batch["valid"]),
             "length_error": Mean.of(jnp.abs(more), batch["valid"]),
         }
+
+    def groups(self, source) -> dict[str, list[str]]:
+        """By script and by length."""
+        return {
+            "script": [script_of(source.glyph(i).codepoint) for i in range(len(source))],
+            "length": [length_group(len(source.glyph(i))) for i in range(len(source))],
+        }
+
+    def baselines(self, sources, split):
+        """The training glyph whose image is nearest to that of the example, as it is."""
+        train, wanted = sources["train"], sources[split]
+        at = nearest([wanted.glyph(i) for i in range(len(wanted))], train.glyphs)
+        length = max(map(len, train.glyphs))
+
+        def copy(indices) -> Outlines:
+            outlines = Outlines(
+                np.zeros((len(indices), length), np.int32),
+                np.zeros((len(indices), length, 4), np.float32),
+                np.zeros((len(indices), length), bool),
+            )
+            for row, index in enumerate(at[indices]):
+                glyph = train.glyphs[index]
+                for array, values in zip(outlines, (glyph.commands, glyph.coords, True), strict=True):
+                    array[row, : len(glyph)] = values
+            return outlines
+
+        return {"the nearest training glyph": copy}
 
     def show(self, variables, batch, draws) -> dict[str, jax.Array]:
         """Glyphs black on white, spread over the batch."""

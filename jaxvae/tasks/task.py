@@ -10,10 +10,11 @@ and ablations get slices of the same draws. So neither the number of micro-batch
 what an example sees, and recorded noise can be put in place of the draws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 from jaxvae.data.source import Source
 from jaxvae.stats import Stats
@@ -121,6 +122,25 @@ class LatentVariableTask(Task, Protocol):
 
     def score(self, batch: Batch, reconstruction: Any) -> Stats:
         """How well a reconstruction agrees with the batch, as additive statistics."""
+        ...
+
+
+@runtime_checkable
+class ComparableTask(LatentVariableTask, Protocol):
+    """A task whose reconstructions can be set beside those of something simpler, group by group.
+
+    Attributes:
+      compared_by: the metric of `score` by which groups are compared; larger is better.
+    """
+
+    compared_by: str
+
+    def groups(self, source: Source) -> dict[str, list[str]]:
+        """{what examples are grouped by: the group of every example of `source`}."""
+        ...
+
+    def baselines(self, sources: dict[str, Source], split: str) -> dict[str, Callable[[np.ndarray], Any]]:
+        """{name: what gives reconstructions for examples of `split`, by their indices [B]}, without the model."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jaxvae.data.source import Source
 from jaxvae.errors import UserError, choose
 from jaxvae.run import Run
 from jaxvae.train.build import Parts, build
@@ -36,14 +37,23 @@ class OpenRun(NamedTuple):
     variables: dict[str, Any]
     key: jax.Array
 
-    def evaluate(self, split: str = "val") -> dict[str, float]:
-        """The task's metrics over all examples of a split, as a training would log them.
+    def source(self, split: str) -> Source:
+        """The examples of a split.
 
         Raises:
           UserError: if there is no such split, or it holds other data than in the training.
         """
         choose("--split", split, self.parts.sources)
         _check_same_data(self.run, split, self.run.fingerprint(split), self.parts)
+        return self.parts.sources[split]
+
+    def evaluate(self, split: str = "val") -> dict[str, float]:
+        """The task's metrics over all examples of a split, as a training would log them.
+
+        Raises:
+          UserError: if there is no such split, or it holds other data than in the training.
+        """
+        self.source(split)
         return self.parts.evaluator(split).evaluate(self.variables, self.key, self.step)
 
 

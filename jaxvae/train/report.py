@@ -8,20 +8,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxvae.config import flatten
-from jaxvae.health.ablation import LATENTS, latent_scores
+from jaxvae.health.ablation import LATENT_NAMES, UNTRAINED, latent_scores
 from jaxvae.run import read_rows, write_json, write_text
 from jaxvae.stats import scalars
 from jaxvae.tasks.task import LatentVariableTask
 from jaxvae.train.distributed import is_first
 from jaxvae.train.precision import products
 
-# What each row of the table of latents means.
-LATENT_ROWS = {
-    "mean": "z = posterior mean",
-    "posterior": "z drawn from the posterior",
-    "prior": "z drawn from the prior",
-    "shuffled": "z of another example",
-}
 # The same colour for a split in every plot, also where the other is missing.
 CURVES = {"train": {"color": "tab:blue"}, "val": {"color": "tab:orange", "marker": "o", "ms": 3}}
 
@@ -70,7 +63,7 @@ def _ablation(setup) -> dict[str, dict[str, float]]:
     scores = functools.partial(latent_scores, parts.task)
     with products(parts.config):
         totals = setup.evaluator.sum_pairs("the ablation", scores, variables, setup.state.key)
-    return {z: scalars(totals[z]) for z in LATENTS}
+    return {z: scalars(totals[z]) for z in LATENT_NAMES}
 
 
 def _latents(rows: list[dict[str, str]]) -> list[str]:
@@ -85,10 +78,12 @@ def _latents(rows: list[dict[str, str]]) -> list[str]:
 def latent_rows(ablation: dict[str, dict[str, float]], rows: list[dict]) -> list[dict[str, str]]:
     """The ablation, and the untrained model's validation at step 0 in the same columns."""
     names = list(ablation["mean"])
-    table = [{"latent": text, **{name: number(ablation[z][name]) for name in names}} for z, text in LATENT_ROWS.items()]
+    table = [
+        {"latent": text, **{name: number(ablation[z][name]) for name in names}} for z, text in LATENT_NAMES.items()
+    ]
     start = next((row for row in rows if row["step"] == 0), {})
     untrained = {name: number(start.get(f"val/{name}")) for name in names}
-    return [*table, {"latent": "untrained, z = posterior mean", **untrained}]
+    return [*table, {"latent": UNTRAINED, **untrained}]
 
 
 def first_and_last(rows: list[dict]) -> list[dict[str, str]]:

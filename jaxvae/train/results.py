@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxvae.errors import UserError
-from jaxvae.run import Run, read_json, read_rows, write_text
+from jaxvae.run import Run, read_json, read_rows, write_json, write_text
+from jaxvae.tasks.task import ComparableTask
+from jaxvae.train.compare import compare, comparison_path, worst
+from jaxvae.train.evaluate_run import OpenRun, open_run
 from jaxvae.train.report import number, table
 
 
@@ -41,9 +44,12 @@ def _section(run: Run, page: Path) -> str:
         f"{machine['devices'][0]} ({machine['cpus']} cores), jax {versions['jax']}, jaxvae {versions['jaxvae']}. "
         f"{examples['train']:,} training and {examples['val']:,} validation examples, {skipped} left out by name.",
     ]
-    if numbers["latents"]:
+    opened = open_run(run.folder, report=lambda line: None)
+    if isinstance(opened.parts.task, ComparableTask):
+        parts += _comparison(opened)
+    elif numbers["latents"]:
         parts.append(table(numbers["latents"]))
-    parts.append(table(metrics(rows)))
+    parts += ["### All metrics", table(metrics(rows))]
     parts += ["### Where it falls short", "\n".join(f"* {line}" for line in shortcomings(rows))]
     for picture in _newest_pictures(run):
         name = f"{page.stem}-{config.preset}-{picture.stem.rsplit('-', 1)[0]}.png"
@@ -51,6 +57,36 @@ def _section(run: Run, page: Path) -> str:
         shutil.copyfile(picture, page.parent / name)
         parts.append(f"![{name}]({name})")
     return "\n\n".join(parts)
+
+
+def _comparison(opened: OpenRun) -> list[str]:
+    """The model beside its baselines; measured now, unless it was before."""
+    path, metric = comparison_path(opened, "val"), opened.parts.task.compared_by
+    if not path.exists():
+        write_json(path, compare(opened))
+    found = read_json(path)
+    everything, *groups = found["groups"]
+    parts = [
+        "### All validation examples",
+        table([{"": row, **_numbers(scores)} for row, scores in everything["rows"].items()]),
+    ]
+    for by in dict.fromkeys(group["by"] for group in groups):
+        rows = [
+            {
+                by: g["group"],
+                "examples": f"{g['examples']:,}",
+                **_numbers({row: s[metric] for row, s in g["rows"].items()}),
+            }
+            for g in groups
+            if g["by"] == by
+        ]
+        parts += [f"### {metric} by {by}", table(rows)]
+    names = ", ".join(f"{name} ({found['examples'][name][metric]:.2f})" for name in worst(found["examples"], metric))
+    return [*parts, f"Worst by {metric}: {names}."]
+
+
+def _numbers(scores: dict[str, float | None]) -> dict[str, str]:
+    return {name: number(value) for name, value in scores.items()}
 
 
 def read_report(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Glyph outlines: read from fonts or the original's file, split, cut into prefixes, drawn as distances."""
 
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
+from jaxvae.data.glyphs.groups import length_group, nearest, script_of
 from jaxvae.data.glyphs.npz import read_npz
 from jaxvae.data.glyphs.sdf import inside_mask, signed_distance, stage_sdf
 from jaxvae.data.glyphs.source import GlyphSource, load_glyphs
@@ -26,11 +27,14 @@ __all__ = [
     "find_fonts",
     "glyph_groups",
     "inside_mask",
+    "length_group",
     "load_glyphs",
+    "nearest",
     "outline_digest",
     "prefix_lengths",
     "read_fonts",
     "read_npz",
+    "script_of",
     "signed_distance",
     "split_by_group",
     "split_indices",

@@ -147,7 +147,7 @@ class GlyphSource:
         example = self._tokens(index, draw)
         tokens = example["commands"], example["coords"], example["token_mask"]
         example["sdf"] = stage_sdf(*tokens, self.image_size, self.sdf_clip_px)
-        example["em"] = np.asarray(self._glyph(index).em, np.float32)
+        example["em"] = np.asarray(self.glyph(index).em, np.float32)
         return example
 
     def collate(self, examples: Sequence[dict[str, np.ndarray]], capacity: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -172,7 +172,11 @@ class GlyphSource:
 
     def name(self, index: int) -> str:
         """'font/glyph U+XXXX' of an example."""
-        return self._glyph(index).label
+        return self.glyph(index).label
+
+    def glyph(self, index: int) -> Glyph:
+        """The glyph of which an example is a prefix."""
+        return self.glyphs[index // self._copies]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -184,12 +188,9 @@ class GlyphSource:
                 digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _glyph(self, index: int) -> Glyph:
-        return self.glyphs[index // self._copies]
-
     def _tokens(self, index: int, draw: int) -> dict[str, np.ndarray]:
         """The prefix, cut behind its last valid token."""
-        glyph, length = self._glyph(index), self._lengths[index // self._copies, draw]
+        glyph, length = self.glyph(index), self._lengths[index // self._copies, draw]
         arrays = glyph.commands, glyph.coords, np.ones(len(glyph), bool), glyph.contour_ids, glyph.topology
         if self.rsm:
             arrays = cut_prefix(*arrays, ratio=self._ratios[draw], end=self.end)[: len(PER_TOKEN)]
