@@ -13,6 +13,7 @@ from jaxvae import losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
 from jaxvae.data.glyphs import GlyphSource, load_glyphs, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Tokens
+from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
 from jaxvae.stats import Mean, Stats, Sum, compute
 from jaxvae.tasks.task import Aux
@@ -27,11 +28,12 @@ PICTURE_SIZE = 96
 PICTURE_COLUMNS = 12
 
 
-class Reconstruction(NamedTuple):
+class Outlines(NamedTuple):
     """Predicted outlines."""
 
-    commands: jax.Array  # [B, L]
-    coords: jax.Array  # [B, L, 4]
+    commands: jax.Array  # int32 [B, L]
+    coords: jax.Array  # [B, L, 4], normalised units
+    mask: jax.Array  # bool [B, L], the slots that were written
 
 
 def tokens_of(batch) -> Tokens:
@@ -107,7 +109,7 @@ class GlyphVAETask:
         class_weight = variables["statistics"]["class_weight"][tokens.commands]
         kl = jnp.zeros((batch["valid"].shape[0], self.model.zdim))
         if self.config.loss.free_bits:  # only a floor needs the mean itself, and so a forward pass
-            kl = self._encode(variables, batch).posterior.kl()
+            kl = self.posterior(variables, batch).kl()
         return {
             "ce_weighted": Sum(jnp.where(command_mask, class_weight, 0.0).sum()),
             "l1": Sum(coord_mask.sum().astype(jnp.float32)),
@@ -174,7 +176,7 @@ class GlyphVAETask:
         mean = encoding.posterior.mean
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
         stats = self._report(batch, encoding.posterior, parts)
-        stats |= self.score(batch, _reconstruction(decoding))
+        stats |= self.score(batch, _outlines(batch, decoding))
         stats |= {
             "kl_vector": parts["kl_vector"],
             "mean": Mean.of(mean, batch["valid"], axis=0),
@@ -202,14 +204,23 @@ class GlyphVAETask:
         )
         return numbers
 
+    @property
+    def decoder_sees(self) -> tuple[str, ...]:
+        """What the decoder is given of the outline that it writes, beside z: 'length', 'image'."""
+        return ("length", "image") if self.model.decoder_image else ("length",)
+
+    def posterior(self, variables, batch) -> GaussianPosterior:
+        """q(z | example), entries [B, Z]."""
+        return self._encode(variables, batch).posterior
+
     def latents(self, variables, batch, draws, z) -> jax.Array:
         if z == "prior":
             return draws["eps"]
-        posterior = self._encode(variables, batch).posterior
+        posterior = self.posterior(variables, batch)
         return {"mean": posterior.mean, "posterior": posterior.sample(draws["eps"])}[z]
 
-    def reconstruct(self, variables, batch, latents) -> Reconstruction:
-        return _reconstruction(self._decode(variables, batch, latents))
+    def reconstruct(self, variables, batch, latents) -> Outlines:
+        return _outlines(batch, self._decode(variables, batch, latents))
 
     def score(self, batch, reconstruction) -> Stats:
         tokens = tokens_of(batch)
@@ -217,7 +228,7 @@ class GlyphVAETask:
         error = jnp.abs(reconstruction.coords - tokens.coords) / batch["em"][:, None, None]
         fill = jax.vmap(raster.fill, (0, 0, 0, None))
         want = fill(tokens.commands, tokens.coords, tokens.mask, IOU_SIZE)
-        got = fill(reconstruction.commands, reconstruction.coords, tokens.mask, IOU_SIZE)
+        got = fill(*reconstruction, IOU_SIZE)
         return {
             "command_accuracy": command_accuracy(tokens, reconstruction.commands),
             "coord_error_em": Mean.of(error, coord_mask),
@@ -235,8 +246,8 @@ class GlyphVAETask:
         fill = jax.vmap(raster.fill, (0, 0, 0, None))
         ink = jnp.stack(
             [
-                fill(commands, coords, tokens.mask, 2 * PICTURE_SIZE)
-                for commands, coords in ((tokens.commands, tokens.coords), predicted)
+                fill(commands, coords, mask, 2 * PICTURE_SIZE)
+                for commands, coords, mask in ((tokens.commands, tokens.coords, tokens.mask), predicted)
             ]
         )
         rows, columns = ink.shape[:2]
@@ -271,8 +282,8 @@ def _weights(variables) -> dict[str, Any]:
     return {"params": variables["params"]}
 
 
-def _reconstruction(decoding: Decoding) -> Reconstruction:
-    return Reconstruction(decoding.logits.argmax(-1).astype(jnp.int32), decoding.coords)
+def _outlines(batch, decoding: Decoding) -> Outlines:
+    return Outlines(decoding.logits.argmax(-1).astype(jnp.int32), decoding.coords, tokens_of(batch).mask)
 
 
 def check(config) -> None:
