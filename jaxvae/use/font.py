@@ -1,8 +1,8 @@
 """Outlines as an installable TrueType font.
 
-TrueType fills by the non-zero rule, the model's outlines are filled by the even-odd rule. Where the two differ (contours
-that overlap, or holes that turn the wrong way), Skia makes contours of the same picture for which they agree; all
-others are kept point by point.
+TrueType fills by the non-zero rule, the model's outlines are filled by the even-odd rule. Where the two differ
+(contours that overlap, or holes that turn the wrong way), Skia makes contours of the same picture for which they
+agree; all others are kept point by point.
 """
 
 import os
