@@ -135,7 +135,7 @@ def _ends(sources, request: Request) -> list[tuple[Chosen, Chosen]]:
     if len(fonts) == 2:
         versions = [_choose(sources, request._replace(font=font)) for font in fonts]
         return [(a, b) for a, b in zip(*versions, strict=True) if a and b]
-    chosen = [each for each in _choose(sources, request._replace(num=request.num and 2)) if each]
+    chosen = [each for each in _choose(sources, request._replace(num=2)) if each]
     if len(chosen) < 2:
         raise UserError(f"--text={request.text!r}: an interpolation needs two characters, or one and two fonts")
     return list(itertools.pairwise(chosen))
