@@ -24,7 +24,6 @@ def base():
         dec_layers=8,  # layers of the decoder
         max_len=256,  # tokens of the longest glyph; longer ones are left out, counted and named
         decoder_image="full",  # what the decoder sees of the image: full, as in the original | dropout | none
-        image_dropout=0.5,  # share of training examples whose image is hidden from the decoder, for dropout
         decoder_mask="teacher",  # teacher: it is told the slots to fill, as in the original | free: END decides
         decoder_tokens="none",  # none: all tokens at once, as in the original | previous: each from the one before
         coord_head="shared",  # shared: one head for all arguments, as in the original | by_command: lines, curves
@@ -37,7 +36,8 @@ def base():
         beta_warmup=40_000,  # updates over which beta grows from 0; depends on the global step only
         free_bits=4.0,  # nats below which the KL is not pushed; 0 = no floor
         free_bits_mode="total",  # total: floor of the whole KL | per_dim: of every dimension, as the document's code
-        previous_noise=0.0,  # normalised units, on the arguments that decoder_tokens = previous reads in training
+        image_dropout=0.5,  # share of examples whose image is hidden in training, for model.decoder_image = dropout
+        previous_noise=0.0,  # normalised units, on the arguments that model.decoder_tokens = previous reads
         class_weights="inverse",  # inverse frequency | inverse_with_absent: absent classes too, as the original | none
         detach_l1_and_kl=False,  # True cuts L1 and KL off from the gradient: the original's fault
     )

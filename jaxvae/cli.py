@@ -62,7 +62,7 @@ def no_config(where: str) -> None:
 
 
 def config(default: Path | None = None) -> ConfigDict:
-    """The configuration that the flags name, with its overrides; without --config that of `default` (file:preset).
+    """The configuration that the flags name, with its overrides; without --config that of `default` (file[:preset]).
 
     Raises:
       UserError: if --config was not given and there is no default.
@@ -72,7 +72,8 @@ def config(default: Path | None = None) -> ConfigDict:
     if default is None:
         raise UserError("--config is missing: give --config=configs/<system>.py[:PRESET]")
     path, _, preset = str(default).partition(":")
-    return load_module(Path(path)).get_config(preset)
+    module = load_module(Path(path))
+    return module.get_config(preset) if preset else module.get_config()
 
 
 def config_path() -> Path:

@@ -90,6 +90,16 @@ def decode(
     back to the font's units by `norm` = (s, tx, ty) of x' = s x + tx when it is given, all in float64.
     Source: specification of the glyph VAE, section 7, "Decoding".
     """
+    return to_commands(logits.argmax(-1), coords, token_mask, norm)
+
+
+def to_commands(
+    ids: Int[np.ndarray, " length"],
+    coords: Float[np.ndarray, "length 4"],
+    token_mask: Bool[np.ndarray, " length"],
+    norm: Float[np.ndarray, "3"] | None = None,
+) -> list[Command]:
+    """As `decode`, from commands that are chosen already."""
     coords = np.clip(np.asarray(coords, np.float64), -COORD_LIMIT, COORD_LIMIT)
     if norm is not None:
         scale, *shift = np.asarray(norm, np.float64)
@@ -97,7 +107,7 @@ def decode(
             coords = (coords - np.tile(shift, 2)) / scale
     commands = []
     for slot in np.flatnonzero(token_mask):
-        command = int(logits[slot].argmax())
+        command = int(ids[slot])
         if command in (Q, T):
             commands.append(Command(Q, tuple(coords[slot].tolist())))
         elif command in (M, L):

@@ -31,8 +31,10 @@ MAY_IMPORT = {
     "tasks": GROUND | {"nn", "models", "losses", "diffusion", "data"},
     "health": GROUND | {"nn", "models", "losses", "diffusion", "data", "tasks"},
     "train": GROUND | {"nn", "models", "losses", "diffusion", "data", "tasks", "health"},
-    # beside them, for scripts only
+    # beside them
     "convert": GROUND | {"nn", "models"},
+    # the top floor, for scripts only
+    "use": GROUND | {"nn", "models", "losses", "diffusion", "data", "tasks", "health", "train", "convert"},
     "cli": GROUND,
 }
 

@@ -3,7 +3,16 @@
 `enc` and `dec` are the two state dictionaries of a checkpoint; here they are prefixes of one set of names.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
 from jaxvae.convert.names import ATTENTION, EMBEDDING, LINEAR, NORM, Table, conv_as_dense, within
+from jaxvae.errors import UserError
+from jaxvae.models.glyph_vae import GlyphVAE, Tokens
 
 PIXEL_ENCODER: Table = [
     ("stem.0", "stem", conv_as_dense(1)),
@@ -97,3 +106,65 @@ def glyph_vae(vec_layers: int, enc_xlayers: int, dec_layers: int, decoder_image:
         *within("enc.", "encoder/", encoder(vec_layers, enc_xlayers)),
         *within("dec.", "decoder/", decoder(dec_layers, decoder_image)),
     ]
+
+
+# Where the sizes of a model stand: the tensor and its axis.
+SIZES = {
+    "embed": ("enc.vec.proj_cmd.weight", 0),
+    "zdim": ("dec.z_proj.weight", 1),
+    "patch": ("enc.pix.proj.weight", 3),
+    "max_len": ("dec.pos_emb.weight", 0),
+}
+
+
+# Keys of `config.model` of which the original has one form.
+ORIGINAL = {"decoder_mask": "teacher", "decoder_tokens": "none", "coord_head": "shared"}
+
+
+def model_sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Keys of `config.model` from the tensors' shapes: all but `heads`, which no shape shows.
+
+    Raises:
+      UserError: if a tensor that shows a size is missing, or has too few axes.
+    """
+    lacking = [name for name, axis in SIZES.values() if len(shapes.get(name, ())) <= axis]
+    if lacking:
+        raise UserError(f"no glyph VAE: {', '.join(lacking)} missing or of too few axes")
+
+    def count(pattern: str) -> int:
+        return sum(re.fullmatch(pattern, name) is not None for name in shapes)
+
+    image = any(name.startswith("dec.pix.") for name in shapes)
+    return {key: shapes[name][axis] for key, (name, axis) in SIZES.items()} | {
+        "vec_layers": count(r"enc\.vec\.encoder\.\d+\.mha\.in_proj_weight"),
+        "enc_xlayers": count(r"enc\.xattn\.layers\.\d+\.mha\.in_proj_weight"),
+        "dec_layers": count(r"dec\.blocks\.\d+\.ff\.0\.weight"),
+        "decoder_image": "full" if image else "none",
+        **ORIGINAL,
+    }
+
+
+def table(model: Mapping[str, Any]) -> Table:
+    """The table for a `config.model`.
+
+    Raises:
+      UserError: for a decoder that the original does not have.
+    """
+    for key, value in ORIGINAL.items():
+        if model.get(key, value) != value:
+            raise UserError(
+                f"config.model.{key} = {model[key]!r}: the original has {value!r} only: no names to convert to"
+            )
+    if model["decoder_image"] == "dropout":
+        raise UserError("config.model.decoder_image = 'dropout': the original has 'full' and 'none' only")
+    layers = model["vec_layers"], model["enc_xlayers"], model["dec_layers"]
+    return glyph_vae(*layers, decoder_image=model["decoder_image"] == "full")
+
+
+def parameter_shapes(model: Mapping[str, Any]) -> Any:
+    """Shapes of the Flax parameters for a `config.model`; nothing is computed."""
+    module = GlyphVAE(**model)
+    ids = jnp.zeros((1, 1), int)
+    tokens = Tokens(ids, jnp.zeros((1, 1, 4)), ids == 0, contour_ids=ids, topology=ids)
+    image, eps = jnp.zeros((1, module.patch, module.patch)), jnp.zeros((1, module.zdim))
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), tokens, image, eps))["params"]

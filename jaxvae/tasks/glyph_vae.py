@@ -13,6 +13,7 @@ from jaxvae import losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
 from jaxvae.data.glyphs import GlyphSource, length_group, load_glyphs, nearest, script_of, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Outlines, Tokens, Written
+from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
 from jaxvae.stats import Mean, Stats, Sum, compute
 from jaxvae.tasks.task import Aux
@@ -51,10 +52,7 @@ class GlyphVAETask:
     def __init__(self, config):
         self.config = config
         check(config)
-        self.model = GlyphVAE(
-            **{name: value for name, value in config.model.items() if name != "image_dropout"},
-            dtype=jnp.dtype(config.precision.compute),
-        )
+        self.model = GlyphVAE(**config.model.to_dict(), dtype=jnp.dtype(config.precision.compute))
 
     # Data
 
@@ -103,7 +101,7 @@ class GlyphVAETask:
             # A slot's noise is its own, however many slots there are: random bits are numbered.
             draws["noise"] = each(1, lambda key: jax.random.normal(key, (batch["commands"].shape[1], 4)))
         if self.model.decoder_image == "dropout":
-            draws["hidden"] = each(2, lambda key: jax.random.uniform(key) < self.config.model.image_dropout)
+            draws["hidden"] = each(2, lambda key: jax.random.uniform(key) < self.config.loss.image_dropout)
         return draws
 
     def totals(self, variables, batch, draws, step) -> Stats:
@@ -112,7 +110,7 @@ class GlyphVAETask:
         class_weight = variables["statistics"]["class_weight"][tokens.commands]
         kl = jnp.zeros((batch["valid"].shape[0], self.model.zdim))
         if self.config.loss.free_bits:  # only a floor needs the mean itself, and so a forward pass
-            kl = self._encode(variables, batch).posterior.kl()
+            kl = self.posterior(variables, batch).kl()
         return {
             "ce_weighted": Sum(jnp.where(command_mask, class_weight, 0.0).sum()),
             "l1": Sum(coord_mask.sum().astype(jnp.float32)),
@@ -214,10 +212,20 @@ class GlyphVAETask:
         )
         return numbers
 
+    @property
+    def decoder_sees(self) -> tuple[str, ...]:
+        """What the decoder is given of the outline that it writes, beside z: 'length', 'image'."""
+        told = {"length": self.model.decoder_mask == "teacher", "image": self.model.decoder_image == "full"}
+        return tuple(name for name, seen in told.items() if seen)
+
+    def posterior(self, variables, batch) -> GaussianPosterior:
+        """q(z | example), entries [B, Z]."""
+        return self._encode(variables, batch).posterior
+
     def latents(self, variables, batch, draws, z) -> jax.Array:
         if z == "prior":
             return draws["eps"]
-        posterior = self._encode(variables, batch).posterior
+        posterior = self.posterior(variables, batch)
         return {"mean": posterior.mean, "posterior": posterior.sample(draws["eps"])}[z]
 
     def reconstruct(self, variables, batch, latents) -> Outlines:
@@ -339,7 +347,7 @@ def check(config) -> None:
     require_one_of(config, "model.coord_head", ("shared", "by_command"))
     told = model.decoder_tokens == "previous" and model.decoder_mask == "teacher"
     require(config, "model.decoder_mask", not told, "must be 'free' with config.model.decoder_tokens = 'previous'")
-    require(config, "model.image_dropout", 0 <= model.image_dropout <= 1, "must be from 0 to 1")
+    require(config, "loss.image_dropout", 0 <= config.loss.image_dropout <= 1, "must be from 0 to 1")
     require_positive(config, "data.num_buckets")
     side = config.data.image_size
     require(config, "data.image_size", 0 < side <= 2**12, "must be from 1 to 4096 px")

@@ -71,7 +71,7 @@ def open_run(
     Raises:
       UserError: if there is no run or no such checkpoint, or the data are not those of the training.
     """
-    run, step = _locate(Path(path).expanduser(), step)
+    run, step = locate(Path(path).expanduser(), step)
     config = run.config()
     weights = weights or config.train.eval_weights
     choose("--weights", weights, ("raw", *config.optim.ema))
@@ -107,8 +107,12 @@ def describe_evaluation(opened: OpenRun, split: str, metrics: dict[str, float]) 
     }
 
 
-def _locate(path: Path, step: int | None) -> tuple[Run, int | None]:
-    """The run and the step that a path and a number mean together."""
+def locate(path: Path, step: int | None) -> tuple[Run, int | None]:
+    """The run and the step that a path and a number mean together.
+
+    Raises:
+      UserError: if both name a step, and not the same.
+    """
     if not (path.name.isdecimal() and path.parent.name == "checkpoints"):
         return Run(path), step
     if step not in (None, int(path.name)):

@@ -33,7 +33,7 @@ def init_from(state: State, config) -> tuple[State, str]:
     check_alike({"checkpoints in config.init_from.path": str(step)})
     try:
         found = checkpoints.arrays(step)
-        theirs = _rename(_weights(found, c.weights), c.map)
+        theirs = _rename(weight_names(found, c.weights), c.map)
         ours = _ours(state)
         where = f"{checkpoints.folder}/{step}"
         _check(where, ours, {name: found[source] for name, source in theirs.items()}, c.allow)
@@ -50,7 +50,7 @@ def init_from(state: State, config) -> tuple[State, str]:
     fresh = f", {len(ours) - len(taken)} fresh" if len(taken) < len(ours) else ""
     unused = f", {len(theirs) - len(taken)} of its own unused" if len(taken) < len(theirs) else ""
     line = f"starts from {where} ({c.weights} weights): {len(taken)} arrays taken{fresh}{unused}"
-    return _put(state, taken), line
+    return put_weights(state, taken), line
 
 
 def _ours(state: State) -> dict[str, Any]:
@@ -59,8 +59,16 @@ def _ours(state: State) -> dict[str, Any]:
     return {**by_name(state.params), **by_name(state.frozen), **by_name(collections)}
 
 
-def _weights(found: dict[str, Any], weights: str) -> dict[str, str]:
-    """{name of a weight: its name in the checkpoint}; those that were frozen have no average of their own."""
+def weight_names(found: dict[str, Any], weights: str) -> dict[str, str]:
+    """{name of a weight: its name in the checkpoint}; those that were frozen have no average of their own.
+
+    Args:
+      found: the arrays of a checkpoint by name.
+      weights: 'raw' or the name of an average.
+
+    Raises:
+      UserError: if that run kept no such average.
+    """
     trained = "params/" if weights == "raw" else f"ema/{weights}/"
     names = {}
     for source in found:
@@ -119,7 +127,9 @@ def _check(where: str, ours: dict[str, Any], theirs: dict[str, Any], allow: str)
             )
 
 
-def _put(state: State, taken: dict[str, Any]) -> State:
+def put_weights(state: State, taken: dict[str, Any]) -> State:
+    """`state` with the parameters and collections that `taken` has by name; averages begin anew as copies."""
+
     def put(tree):
         return jax.tree_util.tree_map_with_path(lambda path, x: taken.get(leaf_name(path), x), tree)
 
