@@ -150,13 +150,12 @@ def table(model: Mapping[str, Any]) -> Table:
     Raises:
       UserError: for a decoder that the original does not have.
     """
-    for key, value in ORIGINAL.items():
-        if model.get(key, value) != value:
+    forms = {key: (form,) for key, form in ORIGINAL.items()} | {"decoder_image": ("full", "none")}
+    for key, known in forms.items():
+        if model[key] not in known:
             raise UserError(
-                f"config.model.{key} = {model[key]!r}: the original has {value!r} only: no names to convert to"
+                f"config.model.{key} = {model[key]!r}: the original has {' or '.join(map(repr, known))} only"
             )
-    if model["decoder_image"] == "dropout":
-        raise UserError("config.model.decoder_image = 'dropout': the original has 'full' and 'none' only")
     layers = model["vec_layers"], model["enc_xlayers"], model["dec_layers"]
     return glyph_vae(*layers, decoder_image=model["decoder_image"] == "full")
 

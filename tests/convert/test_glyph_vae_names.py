@@ -27,7 +27,10 @@ def shapes(**sizes):
 @pytest.mark.parametrize("image", [True, False])
 def test_every_parameter_has_a_name_and_comes_back_unchanged(image):
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), shapes(**SMALL, decoder_image=image))
+    params = jax.tree.map(
+        lambda s: rng.normal(size=s.shape).astype(np.float32),
+        shapes(**SMALL, decoder_image="full" if image else "none"),
+    )
     table = glyph_vae(2, 1, 2, decoder_image=image)
     tensors = from_flax(table, params)
     assert tensors["enc.pix.stem.0.weight"].shape == (32, 1, 3, 3)
