@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import losses, raster
+from jaxvae import distance, losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
-from jaxvae.data.glyphs import GlyphSource, load_glyphs, split_by_group
+from jaxvae.data.glyphs import GlyphSource, Raster, load_glyphs, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Tokens
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
 from jaxvae.stats import Mean, Stats, Sum, compute
@@ -70,8 +70,7 @@ class GlyphVAETask:
         train, val = split_by_group(glyphs, data.val_fraction, data.split_seed, skipped.summary())
         report(f"{len(glyphs)} glyphs: {len(train)} to train on, {len(val)} to validate on, no outline in both")
         shared = dict(
-            image_size=data.image_size,
-            sdf_clip_px=data.sdf_clip_px,
+            raster=Raster(data.image_size, data.sdf_clip_px) if data.sdf == "raster" else None,
             rsm=data.rsm,
             end=data.prefix_end,
             num_buckets=data.num_buckets,
@@ -96,7 +95,7 @@ class GlyphVAETask:
 
     def init(self, rng, batch) -> dict[str, Any]:
         eps = jnp.zeros((batch["valid"].shape[0], self.model.zdim))
-        return self.model.init(rng, tokens_of(batch), batch["sdf"], eps)
+        return self.model.init(rng, tokens_of(batch), self.images(batch), eps)
 
     def draws(self, keys, batch) -> dict[str, jax.Array]:
         return {"eps": jax.vmap(lambda key: jax.random.normal(key, (self.model.zdim,)))(keys)}
@@ -115,7 +114,7 @@ class GlyphVAETask:
         }
 
     def terms(self, variables, batch, draws, totals, step):
-        encoding, decoding = self.model.apply(_weights(variables), tokens_of(batch), batch["sdf"], draws["eps"])
+        encoding, decoding = self.model.apply(_weights(variables), tokens_of(batch), self.images(batch), draws["eps"])
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
         totals = self.totals_of(parts) if totals is None else totals
         terms, kl = self.loss_terms(parts, totals, step)
@@ -246,12 +245,20 @@ class GlyphVAETask:
 
     # Parts
 
+    def images(self, batch) -> jax.Array:
+        """Signed distance images [B, H, W] of exactly the tokens of the batch."""
+        data = self.config.data
+        if data.sdf == "raster":
+            return batch["sdf"]
+        tokens = batch["commands"], batch["coords"], batch["token_mask"]
+        return distance.signed_distance(*tokens, data.image_size, data.sdf_clip_px)
+
     def _encode(self, variables, batch) -> Encoding:
-        return self.model.apply(_weights(variables), tokens_of(batch), batch["sdf"], method="encode")
+        return self.model.apply(_weights(variables), tokens_of(batch), self.images(batch), method="encode")
 
     def _decode(self, variables, batch, z) -> Decoding:
         mask = tokens_of(batch).mask
-        return self.model.apply(_weights(variables), z, batch["sdf"], mask, method="decode")
+        return self.model.apply(_weights(variables), z, self.images(batch), mask, method="decode")
 
     def _report(self, batch, posterior, parts) -> Stats:
         """What training and evaluation log in common of losses and posterior."""
@@ -289,6 +296,7 @@ def check(config) -> None:
     side = config.data.image_size
     require(config, "data.image_size", 0 < side <= 2**12, "must be from 1 to 4096 px")
     require(config, "data.sdf_clip_px", 0 < config.data.sdf_clip_px <= side, f"must be above 0, at most {side} px")
+    require_one_of(config, "data.sdf", ("analytic", "raster"))
     require(config, "data.val_fraction", 0 < config.data.val_fraction < 1, "must be between 0 and 1")
     require_one_of(config, "data.prefix_end", ("append", "overwrite"))
     require_not_negative(config, "loss.l1_weight", "loss.ce_weight", "loss.beta", "loss.beta_warmup")
