@@ -195,15 +195,14 @@ def test_batches_are_examples_and_padding(glyphs):
 
 
 def test_there_are_images_only_where_they_are_asked_for(glyphs):
-    with_images, without = source_of(glyphs), source_of(glyphs, raster=None)
-    examples = [[source.load(i, 3) for i in range(3)] for source in (with_images, without)]
-    assert examples[0][0].keys() - examples[1][0].keys() == {"sdf"}
-    batches = [
-        source.collate(e, source.capacities[-1]) for source, e in zip((with_images, without), examples, strict=True)
-    ]
-    assert batches[0].keys() - batches[1].keys() == {"sdf"}
-    for name, array in batches[1].items():
-        np.testing.assert_array_equal(array, batches[0][name])
+    batches = []
+    for raster in (Raster(16, 8.0), None):
+        source = source_of(glyphs, raster=raster)
+        batches.append(source.collate([source.load(i, 3) for i in range(3)], source.capacities[-1]))
+    drawn, bare = batches
+    assert drawn.keys() - bare.keys() == {"sdf"}
+    for name, array in bare.items():
+        np.testing.assert_array_equal(array, drawn[name])
 
 
 def test_commands_are_counted_over_one_epoch(glyphs):
