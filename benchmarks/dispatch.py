@@ -7,17 +7,15 @@ Times are per update. Each update starts where the one before it ended, as in a 
 """
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import jax
 import numpy as np
 from absl import flags
-from measuring import in_turn, machine
+from measuring import alike, in_turn, machine
 
 from jaxvae import cli
 from jaxvae.data.loader import Loader
-from jaxvae.errors import UserError
 from jaxvae.train.build import Parts, build, count_parameters
 
 _UPDATES = flags.DEFINE_integer("updates", 4, "Updates sent at once.", lower_bound=2)
@@ -64,16 +62,6 @@ def measure(parts: Parts, updates: int, rounds: int) -> dict:
         "ratio": times["block"].min / times["single"].min,
         "busy": any(found.busy for found in times.values()),
     }
-
-
-def alike(parts: Parts, updates: int) -> list[int]:
-    """The first steps whose batches have the capacity that most batches have."""
-    capacities = [parts.plan.batch(step).capacity for step in range(parts.plan.steps_per_epoch)]
-    ((common, times),) = Counter(capacities).most_common(1)
-    steps = [step for step, capacity in enumerate(capacities) if capacity == common][:updates]
-    if len(steps) < updates:
-        raise UserError(f"--updates={updates}: the data has {times} batches of capacity {common}")
-    return steps
 
 
 def report(numbers: dict) -> str:

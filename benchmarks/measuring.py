@@ -1,4 +1,4 @@
-"""What the benchmarks measure with: times of things run in turn, products in a program, peak of the machine."""
+"""What the benchmarks measure with: times of things run in turn, batches alike, products in a program, peaks."""
 
 import importlib
 import math
@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxvae import cli
+from jaxvae.errors import UserError
 
 # Sides of square products, large enough to reach a device's peak and quick enough to be repeated.
 PEAK_SIZES = {"cpu": (1024, 2048), "accelerator": (4096, 8192)}
@@ -47,6 +49,20 @@ def in_turn(functions: dict[str, Callable[[], Any]], rounds: int) -> dict[str, T
             function()
             seconds[name].append(time.perf_counter() - since)
     return {name: Times(min(values), statistics.median(values)) for name, values in seconds.items()}
+
+
+def alike(parts, updates: int) -> list[int]:
+    """The first steps whose batches have the capacity that most batches have; `parts` is what `build` made.
+
+    Raises:
+      UserError: if there are not so many.
+    """
+    capacities = [parts.plan.batch(step).capacity for step in range(parts.plan.steps_per_epoch)]
+    ((common, times),) = Counter(capacities).most_common(1)
+    steps = [step for step, capacity in enumerate(capacities) if capacity == common][:updates]
+    if len(steps) < updates:
+        raise UserError(f"--updates={updates}: the data has {times} batches of capacity {common}")
+    return steps
 
 
 def machine(*modules: str) -> dict[str, Any]:

@@ -26,6 +26,12 @@ DISPATCH = """## Several updates at once
 
 `train.steps_per_dispatch`: a block of updates as one program against the same updates one by one, ms per update.
 """
+IMAGES = """## Signed distance images of glyphs
+
+`data.sdf`: error of the images in px, against the outline drawn 15 times as large; ms per glyph of one loading thread
+and of the device; ms per update with everything, and the share of it in which the device waited for a batch. The
+largest errors of `analytic` are where two contours share an edge.
+"""
 ATTENTION = """## Attention
 
 Forward and backward, with a key mask, examples x heads x queries x keys x width of a head: time relative to
@@ -38,8 +44,11 @@ def main() -> None:
     steps = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("step-*.json"))]
     attention = json.loads((HERE / "results" / "attention.json").read_text())
     blocks = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("dispatch-*.json"))]
+    images = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("data_glyphs-*.json"))]
     sections = [INTRODUCTION, STEP, steps_table(steps), commands(steps)]
     sections += [DISPATCH, dispatch_table(blocks), commands(blocks)]
+    if images:
+        sections += [IMAGES, images_table(images), commands(images)]
     sections += [ATTENTION, attention_table(attention), commands([attention])]
     write_text(HERE / "README.md", "\n".join(sections))
 
@@ -57,6 +66,28 @@ def dispatch_table(runs: list[dict]) -> str:
                 "ratio": f"{run['ratio']:.2f}",
             }
             for run in runs
+        ]
+    )
+
+
+def images_table(runs: list[dict]) -> str:
+    return table(
+        [
+            {
+                "preset": run["preset"],
+                "px": f"{run['size']}, clip {run['clip_px']:g}",
+                "data.sdf": way,
+                "error, mean": f"{m['mean_px']:.3f}",
+                "99 % below": f"{m['p99_px']:.2f}",
+                "largest": f"{m['max_px']:.2f}",
+                "load, ms": f"{1e3 * m['load_s']:.3f}",
+                "glyphs/s": f"{1 / m['load_s']:,.0f}",
+                "device, ms": f"{1e3 * m['image_s']:.3f}",
+                "update, ms": f"{1e3 * m['update_s']:,.1f}",
+                "waiting": f"{m['data_wait']:.1%}",
+            }
+            for run in runs
+            for way, m in run["ways"].items()
         ]
     )
 

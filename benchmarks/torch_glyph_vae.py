@@ -2,8 +2,8 @@
 
 The same function as `jaxvae.models.glyph_vae` with the losses of `jaxvae.tasks.glyph_vae`, written the way a
 PyTorch user in a hurry would write it. Modules are named as in the original's checkpoints (specification of the
-glyph VAE, section 3.7), so `jaxvae.convert` fills them with jaxvae's weights. Metrics, averages of the weights
-and the check for non-finite numbers, which jaxvae's step has besides, are left out.
+glyph VAE, section 3.7), so `jaxvae.convert` fills them with jaxvae's weights. Metrics, averages of the weights,
+the check for non-finite numbers and the making of the images, which jaxvae's step has besides, are left out.
 
 Of torch's stock parts the fastest are taken. Times of a step relative to this file, on one core of an AMD EPYC
 (Zen 4) with torch 2.13 (quickstart / small / high_quality with 4 glyphs of 64 tokens): nn.MultiheadAttention
@@ -27,6 +27,7 @@ from jaxvae.errors import UserError
 from jaxvae.models.glyph_vae import LOGVAR_BOUNDS
 from jaxvae.nn.positions import sinusoid_1d, sinusoid_2d
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
+from jaxvae.tasks.glyph_vae import GlyphVAETask
 
 
 def feed_forward(width: int) -> nn.Sequential:
@@ -275,7 +276,7 @@ def prepare_batch(config, batch: dict[str, np.ndarray], class_weight: np.ndarray
         "topology": bits.astype(np.float32),
         "mask": mask,
         "valid": batch["valid"].astype(np.float32),
-        "sdf": batch["sdf"],
+        "sdf": np.asarray(GlyphVAETask(config).images(batch)),
         "weight": np.where(command_mask, class_weight[batch["commands"]], 0.0).astype(np.float32),
         "positions": np.asarray(sinusoid_1d(mask.shape[1], 64)),
         "patch_positions": np.asarray(sinusoid_2d(cells, cells, model.embed)).reshape(cells * cells, -1),

@@ -48,6 +48,7 @@ def base():
         val_fraction=0.1,  # [val_split] of the distinct outlines
         split_seed=42,  # [seed] of the split alone
         image_size=128,  # [img_size] side of the signed distance image, px
+        sdf="analytic",  # analytic: distance to the outline itself | raster: between pixels, as the original
         sdf_clip_px=8.0,  # distances are cut at this and divided by it
         rsm=True,  # [use_rsm] train on prefixes of 25, 50, 75, 100 % of the contours; False: on whole glyphs
         prefix_end="append",  # append: END follows the prefix | overwrite: END replaces its last Z, as the original
@@ -109,6 +110,7 @@ PRESETS = {
             "loss.class_weights": "inverse_with_absent",
             "loss.detach_l1_and_kl": True,
             "data.prefix_end": "overwrite",
+            "data.sdf": "raster",
         },
     ),
     "small": Preset(

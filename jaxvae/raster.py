@@ -1,9 +1,10 @@
 """Outlines as pictures on the device: an even-odd rasteriser in pure JAX, for metrics and samples.
 
-It samples pixel centres of the square [-1, 1]^2 and is not meant for training data (see `jaxvae.data.glyphs.sdf`
-for exact area coverage): it renders a predicted outline inside a jitted evaluation, where a library on the host
-cannot go.
+It samples pixel centres of the square [-1, 1]^2 and renders a predicted outline inside a jitted evaluation, where a
+library on the host cannot go. What models are trained on is made by `jaxvae.distance`, from the segments found here.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,24 @@ def _last_index(condition: Bool[Array, "L"]) -> Int[Array, "L"]:
     return jax.lax.cummax(index)
 
 
-def segments(
-    commands: Int[Array, "L"], coords: Float[Array, "L 4"], mask: Bool[Array, "L"]
-) -> tuple[Float[Array, "S 2"], Float[Array, "S 2"]]:
-    """The closed polygons of an outline as chords: start and end points, S = CHORDS * (L + 1).
+class Segments(NamedTuple):
+    """The closed contours of an outline as quadratics, S = L + 1; lines have their control in the middle.
+
+    One slot per token and one more, which closes what is still open at the end. Slots that draw nothing have equal
+    points.
+    """
+
+    start: Float[Array, "S 2"]
+    control: Float[Array, "S 2"]
+    end: Float[Array, "S 2"]
+    last: Bool[Array, "S"]  # ends a contour
+
+
+def segments(commands: Int[Array, "L"], coords: Float[Array, "L 4"], mask: Bool[Array, "L"]) -> Segments:
+    """The segments of an outline, in the units of `coords`.
 
     Slots outside `mask` are skipped and the first END ends the outline. A contour starts at M and closes at Z or,
-    at the latest, at the next M or the end. Lines and curves before the first M are ignored. Chords that are not
-    used have equal end points.
+    at the latest, at the next M or the end. Lines and curves before the first M are ignored.
     """
     ended = jnp.cumsum((commands == END) & mask) > 0
     drawn = mask & ~ended
@@ -52,14 +63,20 @@ def segments(
     start = target[pen]
     closing = jnp.append(is_move, True)
     end = jnp.where(closing[:, None], coords[origin, :2], jnp.append(target, target[-1:], axis=0))
-    drawing = jnp.append(is_line | is_curve | is_close, False) | closing
     # Drawing needs an M before it.
-    drawing &= origin >= 0
+    last = closing & (origin >= 0)
+    drawing = (jnp.append(is_line | is_curve | is_close, False) & (origin >= 0)) | last
     end = jnp.where(drawing[:, None], end, start)
 
     curve = jnp.append(is_curve, False)
     middle = 0.5 * (start + end)
     control = jnp.where((curve & drawing)[:, None], jnp.append(coords[:, :2], coords[-1:, :2], axis=0), middle)
+    return Segments(start, control, end, last)
+
+
+def _chords(outline: Segments) -> tuple[Float[Array, "C 2"], Float[Array, "C 2"]]:
+    """Start and end points of C = CHORDS * S chords; those that are not used have equal end points."""
+    start, control, end, _ = outline
     t = jnp.linspace(0.0, 1.0, CHORDS + 1)[:, None, None]
     points = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
     # Exact end points, so that neighbouring chords share them and no crossing is lost or doubled.
@@ -72,7 +89,7 @@ def fill(
     commands: Int[Array, "L"], coords: Float[Array, "L 4"], mask: Bool[Array, "L"], size: int
 ) -> Bool[Array, "size size"]:
     """Pixels whose centre lies inside by the even-odd rule; row 0 is the top (y = +1)."""
-    start, end = segments(commands, coords, mask)
+    start, end = _chords(segments(commands, coords, mask))
     centres = (jnp.arange(size) + 0.5) * (2.0 / size) - 1.0
     x, y = centres, -centres
     (x0, y0), (x1, y1) = start.T, end.T
@@ -95,7 +112,7 @@ def contour_points(
     commands: Int[Array, "L"], coords: Float[Array, "L 4"], mask: Bool[Array, "L"], count: int
 ) -> Float[Array, "count 2"]:
     """Points at equal distances along all contours of an outline; the origin, for an outline that draws nothing."""
-    start, end = segments(commands, coords, mask)
+    start, end = _chords(segments(commands, coords, mask))
     lengths = jnp.linalg.norm(end - start, axis=1)
     ends = jnp.cumsum(lengths)
     at = (jnp.arange(count) + 0.5) / count * ends[-1]

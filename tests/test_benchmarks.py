@@ -14,12 +14,15 @@ from tiny import CHANGES, ROOT, tiny_config
 from jaxvae import tasks
 from jaxvae.data.plan import PlannedBatch
 from jaxvae.errors import UserError
+from jaxvae.outlines import END, NEW, L, M, Z
 from jaxvae.stats import Mean
 from jaxvae.train.dispatch import Sent
 from jaxvae.train.state import State
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import glyph_reference
+import results
 import step as step_command
 import twins
 
@@ -55,7 +58,7 @@ def command(run_python, tmp_path):
 
 def test_every_command_that_measures_is_tested_here():
     commands = {path.name for path in BENCHMARKS.glob("*.py") if '"rounds"' in path.read_text(encoding="utf-8")}
-    assert commands == {"attention.py", "dispatch.py", "step.py"}
+    assert commands == {"attention.py", "data_glyphs.py", "dispatch.py", "step.py"}
 
 
 # The train step
@@ -317,6 +320,44 @@ def test_a_block_is_compared_with_single_updates(command):
 def test_a_block_larger_than_the_data_is_refused(run_python):
     found = run_python(BENCHMARKS / "dispatch.py", CONFIG, *TINY, "--updates=99")
     assert found.returncode == 2 and "--updates=99: the data has" in found.stderr
+
+
+# Images of glyphs
+
+
+def test_images_are_compared_with_a_large_one_and_trained_on(command):
+    arguments = ["--glyphs=5", "--updates=2", "--config.data.image_size=32"]
+    numbers, text = command("data_glyphs.py", CONFIG, *TINY, *arguments)
+    assert numbers["ways"].keys() == {"analytic", "raster"}
+    assert (numbers["glyphs"], numbers["updates"], numbers["size"]) == (5, 2, 32)
+    analytic, raster = numbers["ways"]["analytic"], numbers["ways"]["raster"]
+    assert analytic["mean_px"] < 0.05 < 0.2 < raster["mean_px"] < 0.8
+    assert analytic["wrong_side"] == 0 and analytic["p99_px"] < raster["p99_px"]
+    assert analytic["load_s"] < raster["load_s"]
+    for way, measured in numbers["ways"].items():
+        assert measured["update_s"] > 0 and 0 <= measured["data_wait"] < 1
+        assert f"{way:10}error {measured['mean_px']:.3f} px mean" in text
+    (row, _) = results.images_table([numbers]).splitlines()[2:]
+    assert f"| analytic | {analytic['mean_px']:.3f} |" in row
+
+
+def test_the_reference_of_images_is_a_distance():
+    commands, size = np.array([NEW, M, L, L, L, Z, END], np.int32), 16
+    coords = np.zeros((7, 4), np.float32)
+    # A rectangle, of which columns 3 to 8 and rows 2 to 11 are inside.
+    coords[1:5, :2] = np.array([[3, 2], [9, 2], [9, 12], [3, 12]]) * [2 / 15, -2 / 15] + [-1, 1]
+    found = glyph_reference.reference(commands, coords, np.ones(7, bool), size)
+    np.testing.assert_allclose(found[6, :7], [-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 2.5], atol=0.05)
+    np.testing.assert_allclose([found[0, 1], found[14, 12]], [-np.hypot(1.5, 1.5), -np.hypot(3.5, 2.5)], atol=0.05)
+    assert (glyph_reference.reference(commands, coords, np.zeros(7, bool), size) == -np.inf).all()
+
+
+def test_errors_of_images_count_within_the_clip():
+    references = np.array([-np.inf, -5, -2.0, -0.5, 0.5, 3.0])
+    images = np.array([0.0, 0.0, -1.0, 0.25, 0.25, -1.0])
+    found = glyph_reference.errors(images, references, 4.0)
+    assert found["mean_px"] == pytest.approx((2 + 1.5 + 0.5 + 7) / 4) and found["max_px"] == 7
+    assert found["wrong_side"] == 0.5
 
 
 # Attention

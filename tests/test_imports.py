@@ -13,7 +13,7 @@ PACKAGE = ROOT / "jaxvae"
 README = ROOT / "README.md"
 
 # Each part of the package (a module or folder directly in jaxvae/) and the parts it may import.
-GROUND = {"errors", "config", "stats", "outlines", "raster", "run"}
+GROUND = {"errors", "config", "stats", "outlines", "raster", "distance", "run"}
 MAY_IMPORT = {
     # the ground floor
     "errors": set(),
@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "stats": {"errors"},
     "outlines": {"errors"},
     "raster": {"errors", "outlines"},
+    "distance": {"errors", "outlines", "raster"},
     "run": {"errors", "config", "stats"},
     # the floors above it, lower ones first
     "nn": GROUND,

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxvae import losses, raster
+from jaxvae import distance, losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
-from jaxvae.data.glyphs import GlyphSource, length_group, load_glyphs, nearest, script_of, split_by_group
+from jaxvae.data.glyphs import GlyphSource, Raster, length_group, load_glyphs, nearest, script_of, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Outlines, Tokens, Written
 from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
@@ -64,8 +64,7 @@ class GlyphVAETask:
         train, val = split_by_group(glyphs, data.val_fraction, data.split_seed, skipped.summary())
         report(f"{len(glyphs)} glyphs: {len(train)} to train on, {len(val)} to validate on, no outline in both")
         shared = dict(
-            image_size=data.image_size,
-            sdf_clip_px=data.sdf_clip_px,
+            raster=Raster(data.image_size, data.sdf_clip_px) if data.sdf == "raster" else None,
             rsm=data.rsm,
             end=data.prefix_end,
             num_buckets=data.num_buckets,
@@ -90,7 +89,7 @@ class GlyphVAETask:
 
     def init(self, rng, batch) -> dict[str, Any]:
         eps = jnp.zeros((batch["valid"].shape[0], self.model.zdim))
-        return self.model.init(rng, tokens_of(batch), batch["sdf"], eps)
+        return self.model.init(rng, tokens_of(batch), self.images(batch), eps)
 
     def draws(self, keys, batch) -> dict[str, jax.Array]:
         def each(fold, draw):
@@ -122,7 +121,7 @@ class GlyphVAETask:
         tokens = tokens_of(batch)
         noise = self.config.loss.previous_noise * draws["noise"] if "noise" in draws else None
         encoding, decoding = self.model.apply(
-            _weights(variables), tokens, batch["sdf"], draws["eps"], noise, draws.get("hidden")
+            _weights(variables), tokens, self.images(batch), draws["eps"], noise, draws.get("hidden")
         )
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
         totals = self.totals_of(parts) if totals is None else totals
@@ -181,6 +180,7 @@ class GlyphVAETask:
 
     def evaluate(self, variables, batch, draws, step) -> Stats:
         """Losses and metrics with z = the posterior's mean; the metrics are those of outlines that run freely."""
+        batch = {**batch, "sdf": self.images(batch)}
         encoding = self._encode(variables, batch)
         mean = encoding.posterior.mean
         parts = self.loss_parts(variables, batch, encoding.posterior, self._decode(variables, batch, mean))
@@ -230,7 +230,7 @@ class GlyphVAETask:
 
     def reconstruct(self, variables, batch, latents) -> Outlines:
         mask = tokens_of(batch).mask
-        return self.model.apply(_weights(variables), latents, batch["sdf"], mask, method="generate")
+        return self.model.apply(_weights(variables), latents, self.images(batch), mask, method="generate")
 
     def score(self, batch, reconstruction) -> Stats:
         """Slots against the target's; outlines by what they fill and by where they run."""
@@ -288,6 +288,7 @@ class GlyphVAETask:
         count = batch["valid"].shape[0]
         columns = np.linspace(0, count - 1, min(count, PICTURE_COLUMNS)).round().astype(int)
         batch, draws = jax.tree.map(lambda x: x[columns], (batch, draws))
+        batch = {**batch, "sdf": self.images(batch)}
         tokens = tokens_of(batch)
         predicted = self.reconstruct(variables, batch, self.latents(variables, batch, draws, "mean"))
         target = Outlines(tokens.commands, tokens.coords, tokens.mask)
@@ -299,14 +300,22 @@ class GlyphVAETask:
 
     # Parts
 
+    def images(self, batch) -> jax.Array:
+        """Signed distance images [B, H, W] of exactly the tokens of the batch, unless it brings them along."""
+        data = self.config.data
+        if "sdf" in batch:
+            return batch["sdf"]
+        tokens = batch["commands"], batch["coords"], batch["token_mask"]
+        return distance.signed_distance(*tokens, data.image_size, data.sdf_clip_px)
+
     def _encode(self, variables, batch) -> Encoding:
-        return self.model.apply(_weights(variables), tokens_of(batch), batch["sdf"], method="encode")
+        return self.model.apply(_weights(variables), tokens_of(batch), self.images(batch), method="encode")
 
     def _decode(self, variables, batch, z) -> Decoding:
         """One pass over all slots, which the target leads where the decoder reads tokens."""
         tokens = tokens_of(batch)
         target = Written(tokens.commands, tokens.coords)
-        return self.model.apply(_weights(variables), z, batch["sdf"], tokens.mask, target, method="decode")
+        return self.model.apply(_weights(variables), z, self.images(batch), tokens.mask, target, method="decode")
 
     def _report(self, batch, posterior, parts) -> Stats:
         """What training and evaluation log in common of losses and posterior."""
@@ -352,6 +361,7 @@ def check(config) -> None:
     side = config.data.image_size
     require(config, "data.image_size", 0 < side <= 2**12, "must be from 1 to 4096 px")
     require(config, "data.sdf_clip_px", 0 < config.data.sdf_clip_px <= side, f"must be above 0, at most {side} px")
+    require_one_of(config, "data.sdf", ("analytic", "raster"))
     require(config, "data.val_fraction", 0 < config.data.val_fraction < 1, "must be between 0 and 1")
     require_one_of(config, "data.prefix_end", ("append", "overwrite"))
     require_not_negative(config, "loss.l1_weight", "loss.ce_weight", "loss.beta", "loss.beta_warmup")

@@ -12,6 +12,7 @@ from jaxvae.data.glyphs import (
     STAGE_PROBABILITIES,
     STAGE_RATIOS,
     GlyphSource,
+    Raster,
     glyph_groups,
     load_glyphs,
     outline_digest,
@@ -34,7 +35,7 @@ def glyphs():
 
 
 def source_of(glyphs, **options):
-    return GlyphSource(glyphs, **{"max_tokens": 256, "image_size": 16} | options)
+    return GlyphSource(glyphs, **{"max_tokens": 256, "raster": Raster(16, 8.0)} | options)
 
 
 # Splits.
@@ -191,6 +192,17 @@ def test_batches_are_examples_and_padding(glyphs):
         "topology": "uint8", "sdf": "float32", "em": "float32",
     }  # fmt: skip
     assert batch["sdf"].shape == (5, 16, 16) and batch["em"].tolist() == [np.float32(g.em) for g in glyphs[:5]]
+
+
+def test_there_are_images_only_where_they_are_asked_for(glyphs):
+    batches = []
+    for raster in (Raster(16, 8.0), None):
+        source = source_of(glyphs, raster=raster)
+        batches.append(source.collate([source.load(i, 3) for i in range(3)], source.capacities[-1]))
+    drawn, bare = batches
+    assert drawn.keys() - bare.keys() == {"sdf"}
+    for name, array in bare.items():
+        np.testing.assert_array_equal(array, drawn[name])
 
 
 def test_commands_are_counted_over_one_epoch(glyphs):

@@ -3,7 +3,7 @@
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
 from jaxvae.data.glyphs.groups import length_group, nearest, script_of
 from jaxvae.data.glyphs.npz import read_npz
-from jaxvae.data.glyphs.sdf import inside_mask, signed_distance, stage_sdf
+from jaxvae.data.glyphs.sdf import Raster, inside_mask, signed_distance, stage_sdf
 from jaxvae.data.glyphs.source import GlyphSource, load_glyphs
 from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_indices
 from jaxvae.data.glyphs.stages import (
@@ -21,6 +21,7 @@ __all__ = [
     "Contour",
     "Glyph",
     "GlyphSource",
+    "Raster",
     "cut_prefix",
     "draw_stage",
     "embedded_fonts",

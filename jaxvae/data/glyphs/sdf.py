@@ -1,4 +1,6 @@
-"""Signed distance images of outlines and of their prefixes.
+"""Signed distance images as the original makes them: an outline is drawn, and distances are between pixels.
+
+`jaxvae.distance` measures the distance to the outline itself, on the device; these are for parity with the original.
 
 An outline is filled by the even-odd rule with exact area coverage, as Levien's font-rs accumulates it: every
 piece of the boundary adds the signed area to its right to its pixel, and a running sum along the row gives
@@ -9,6 +11,7 @@ Points are complex numbers here, x + iy.
 """
 
 import math
+from typing import NamedTuple
 
 import edt
 import numpy as np
@@ -21,6 +24,13 @@ FLATNESS_PX = 0.05
 
 _IS_DRAWN = np.zeros(NUM_COMMANDS, bool)
 _IS_DRAWN[[M, L, Q, Z]] = True
+
+
+class Raster(NamedTuple):
+    """What images `stage_sdf` makes."""
+
+    size: int  # side, px
+    clip_px: float  # distance at which they saturate
 
 
 def stage_sdf(

@@ -1,4 +1,4 @@
-"""Glyphs as a source of training examples: prefixes of outlines and their signed distance images."""
+"""Glyphs as a source of training examples: prefixes of outlines, and signed distance images if they are asked for."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Int
 
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
 from jaxvae.data.glyphs.npz import read_npz
-from jaxvae.data.glyphs.sdf import stage_sdf
+from jaxvae.data.glyphs.sdf import Raster, stage_sdf
 from jaxvae.data.glyphs.stages import (
     STAGE_PROBABILITIES,
     STAGE_RATIOS,
@@ -76,8 +76,7 @@ class GlyphSource:
     Args:
       glyphs: at least one.
       max_tokens: bound of the largest capacity; no glyph may be longer.
-      image_size: side of the signed distance image, px.
-      sdf_clip_px: distance at which the image saturates, px.
+      raster: the signed distance images that examples bring along; None when the device makes them from the tokens.
       rsm: False keeps glyphs whole.
       end: how a prefix ends (`cut_prefix`).
       stages: 'drawn' draws one of `stage_ratios` per glyph and epoch with `stage_probabilities`; 'fixed'
@@ -95,8 +94,7 @@ class GlyphSource:
         glyphs: Sequence[Glyph],
         *,
         max_tokens: int,
-        image_size: int = 128,
-        sdf_clip_px: float = 8.0,
+        raster: Raster | None = None,
         rsm: bool = True,
         end: PrefixEnd = "append",
         stages: Literal["drawn", "fixed"] = "drawn",
@@ -111,7 +109,7 @@ class GlyphSource:
         if longest > max_tokens:
             raise ValueError(f"a glyph has {longest} tokens, more than max_tokens = {max_tokens}")
         self.glyphs, self.rsm, self.end, self.skipped = glyphs, rsm, end, skipped
-        self.image_size, self.sdf_clip_px = image_size, sdf_clip_px
+        self.raster = raster
         self._fixed = stages == "fixed"
         self._ratios = tuple(eval_stages if self._fixed else stage_ratios)
         self._probabilities = stage_probabilities
@@ -141,19 +139,20 @@ class GlyphSource:
 
         Returns:
           `commands`, `contour_ids` int32 [l], `coords` float32 [l, 4], `token_mask` bool [l],
-          `topology` uint8 [l]; `sdf` float32 [image_size, image_size] of these tokens; and `em`, normalised
-          units per em, float32 [].
+          `topology` uint8 [l]; `em`, normalised units per em, float32 []; and with a `raster` `sdf` float32
+          [size, size] of these tokens.
         """
         example = self._tokens(index, draw)
-        tokens = example["commands"], example["coords"], example["token_mask"]
-        example["sdf"] = stage_sdf(*tokens, self.image_size, self.sdf_clip_px)
         example["em"] = np.asarray(self.glyph(index).em, np.float32)
+        if self.raster:
+            example["sdf"] = stage_sdf(*(example[name] for name in PER_TOKEN[:3]), *self.raster)
         return example
 
     def collate(self, examples: Sequence[dict[str, np.ndarray]], capacity: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Examples padded to `capacity` = (tokens,) and stacked along a new first axis."""
         (tokens,) = capacity
-        batch = {name: np.stack([example[name] for example in examples]) for name in ("sdf", "em")}
+        whole = [name for name in examples[0] if name not in PER_TOKEN]
+        batch = {name: np.stack([example[name] for example in examples]) for name in whole}
         for name in PER_TOKEN:
             first = examples[0][name]
             shape = (len(examples), tokens, *first.shape[1:])

@@ -75,7 +75,7 @@ def task_of(case, **overrides):
     changes = {f"model.{key}": given[key] for key in keys if key in given}
     changes |= {f"loss.{key}": given[key] for key in ("l1_weight", "ce_weight") if key in given}
     changes["model.decoder_image"] = "full" if has_image(case) else "none"
-    changes |= {"loss.free_bits_mode": "per_dim", "precision.compute": "float32", **overrides}
+    changes |= {"data.sdf": "raster", "loss.free_bits_mode": "per_dim", "precision.compute": "float32", **overrides}
     config.update_from_flattened_dict(changes)
     return GlyphVAETask(config)
 
