@@ -3,6 +3,7 @@
 Source: specification of the glyph VAE, chapters 4 (losses), 8 (evaluation) and 9 (what is corrected by default).
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 
 from jaxvae import distance, losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
-from jaxvae.data.glyphs import GlyphSource, Raster, length_group, load_glyphs, nearest, script_of, split_by_group
+from jaxvae.data.glyphs import Glyph, GlyphSource, Raster, length_group, load_glyphs, nearest, script_of, split_by_group
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Outlines, Tokens, Written
 from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
@@ -63,18 +64,22 @@ class GlyphVAETask:
             report(line)
         train, val = split_by_group(glyphs, data.val_fraction, data.split_seed, skipped.summary())
         report(f"{len(glyphs)} glyphs: {len(train)} to train on, {len(val)} to validate on, no outline in both")
-        shared = dict(
+        return {
+            "train": self.source([glyphs[i] for i in train], skipped=skipped.names),
+            "val": self.source([glyphs[i] for i in val], stages="fixed", skipped=skipped.names),
+        }
+
+    def source(self, glyphs: Sequence[Glyph], **options) -> GlyphSource:
+        """Glyphs as this task reads them; `options` of `GlyphSource` take the place of the configuration's."""
+        data = self.config.data
+        given = dict(
             raster=Raster(data.image_size, data.sdf_clip_px) if data.sdf == "raster" else None,
             rsm=data.rsm,
             end=data.prefix_end,
             num_buckets=data.num_buckets,
             max_tokens=self.config.model.max_len,
-            skipped=skipped.names,
         )
-        return {
-            "train": GlyphSource([glyphs[i] for i in train], **shared),
-            "val": GlyphSource([glyphs[i] for i in val], stages="fixed", **shared),
-        }
+        return GlyphSource(glyphs, **given | options)
 
     def statistics(self, sources) -> dict[str, np.ndarray]:
         """Class weights from the commands of the training data."""

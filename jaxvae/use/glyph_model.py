@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxvae.data.glyphs import Glyph, GlyphSource
+from jaxvae.data.glyphs import Glyph
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
 from jaxvae.errors import UserError
@@ -69,15 +69,7 @@ class GlyphModel:
 
     def _batched(self, glyphs: Sequence[Glyph], function: Callable[[dict, jax.Array], Any]) -> Any:
         """function(batch, numbers of its glyphs) over all glyphs, in their order."""
-        data = self.task.config.data
-        source = GlyphSource(
-            glyphs,
-            max_tokens=self.task.config.model.max_len,
-            image_size=data.image_size,
-            sdf_clip_px=data.sdf_clip_px,
-            rsm=False,
-            num_buckets=1,
-        )
+        source = self.task.source(glyphs, rsm=False, num_buckets=1)
         plan = Plan(source, min(BATCH_SIZE, len(glyphs)), seed=0, shuffle=False)
         results = []
         for step in range(plan.steps_per_epoch):
