@@ -12,11 +12,12 @@ from jaxvae.health.ablation import LATENT_NAMES, UNTRAINED, latent_scores
 from jaxvae.run import read_rows, write_json, write_text
 from jaxvae.stats import scalars
 from jaxvae.tasks.task import LatentVariableTask
+from jaxvae.train.cost import describe_cost, measure_cost
 from jaxvae.train.distributed import is_first
 from jaxvae.train.precision import products
 
-# The same colour for a split in every plot, also where the other is missing.
-CURVES = {"train": {"color": "tab:blue"}, "val": {"color": "tab:orange", "marker": "o", "ms": 3}}
+# How a split is drawn: the same in every plot, also where the other is missing.
+CURVES = {"train": {"lw": 1}, "val": {"lw": 1, "marker": "o", "ms": 3}}
 
 
 def write_report(setup) -> Path:
@@ -30,11 +31,12 @@ def write_report(setup) -> Path:
     if not is_first():
         return path
     rows = read_rows(run.metrics_path)
-    write_curves(run.folder / "curves.png", rows)
+    write_curves(run.folder / "curves.png", {"": rows})
     pictures = sorted((run.folder / "samples").glob("*.png"))
     command = (run.folder / "command.txt").read_text().strip()
     latents = latent_rows(ablation, rows) if ablation else []
-    write_json(run.folder / "report.json", {"step": int(setup.state.step), "latents": latents})
+    cost = measure_cost(setup)
+    write_json(run.folder / "report.json", {"step": int(setup.state.step), "latents": latents, "cost": cost})
     sections = [
         f"# {config.task}:{config.preset}",
         f"{int(setup.state.step):,} updates of up to {config.data.batch_size} examples, "
@@ -42,6 +44,8 @@ def write_report(setup) -> Path:
         f"weights: {config.train.eval_weights}.",
         f"```\n{command}\n```",
         *(_latents(latents) if latents else ()),
+        "## Cost",
+        "\n".join(f"- {line}" for line in describe_cost(cost, rows)),
         "## Validation, first and last",
         table(first_and_last(rows)),
         "## Curves",
@@ -100,20 +104,28 @@ def first_and_last(rows: list[dict]) -> list[dict[str, str]]:
     ]
 
 
-def write_curves(path: Path, rows: list[dict]) -> None:
-    """One small plot per metric, training and validation in the same axes."""
-    names = sorted({name.split("/", 1)[1] for row in rows for name in row if name.startswith(("train/", "val/"))})
+def write_curves(path: Path, runs: dict[str, list[dict]]) -> None:
+    """One small plot per metric with the rows of all runs, training and validation in the same axes.
+
+    Args:
+      runs: rows of the log, by the name of the run; '' for one that needs none.
+    """
+    every = [row for rows in runs.values() for row in rows]
+    names = sorted({name.split("/", 1)[1] for row in every for name in row if name.startswith(("train/", "val/"))})
     columns = 4
     lines = -(-len(names) // columns)
     figure = Figure(figsize=(4 * columns, 2.6 * max(lines, 1)), layout="constrained")
     FigureCanvasAgg(figure)
+    curves = [(run, split) for run in runs for split in CURVES]
     for i, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, i + 1)
         axes.set_title(name, fontsize=9)
-        for split, style in CURVES.items():
-            points = [(r["step"], r[f"{split}/{name}"]) for r in rows if r.get(f"{split}/{name}") is not None]
+        for color, (run, split) in enumerate(curves):
+            metric = f"{split}/{name}"
+            points = [(row["step"], row[metric]) for row in runs[run] if row.get(metric) is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), label=split, lw=1, **style)
+                label = " ".join(filter(None, (run, split)))
+                axes.plot(*zip(*points, strict=True), label=label, color=f"C{color}", **CURVES[split])
         if axes.lines:
             axes.legend(fontsize=7)
         axes.tick_params(labelsize=7)

@@ -9,28 +9,39 @@ from jaxvae.errors import UserError
 from jaxvae.run import Run, read_json, read_rows, write_json, write_text
 from jaxvae.tasks.task import ComparableTask
 from jaxvae.train.compare import compare, comparison_path, worst
+from jaxvae.train.cost import describe_cost
 from jaxvae.train.evaluate_run import OpenRun, open_run
-from jaxvae.train.report import number, table
+from jaxvae.train.report import number, table, write_curves
 
 
 def write_results(folders: Sequence[str | Path], page: str | Path) -> Path:
     """Writes `page`, a section per run folder, and the runs' newest pictures beside it.
 
     Raises:
-      UserError: if a folder is no run, or one that has not ended (it has no report.json).
+      UserError: if a folder is no run, or one that has not ended (it has no report.json), or two have one name.
     """
-    page = Path(page)
-    sections = [_section(Run(folder), page) for folder in folders]
+    page, runs = Path(page), [Run(folder) for folder in folders]
+    names = [run.folder.resolve().name for run in runs]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"{', '.join(map(str, folders))}: sections are named after folders, which must have other names"
+        )
+    for run in runs:
+        read_report(run)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    sections = [_section(run, name, page) for run, name in zip(runs, names, strict=True)]
+    curves = page.with_name(f"{page.stem}-curves.png")
+    write_curves(curves, {name: read_rows(run.metrics_path) for run, name in zip(runs, names, strict=True)})
+    sections.append(f"## Curves\n\n![Every metric against the step]({curves.name})")
     introduction = (
         f"# Results: {page.stem}\n\nWritten by `python scripts/results.py RUN[,RUN...] --out={page}` from finished "
         "runs, whose commands stand with them. The validation set shares no example with training."
     )
-    page.parent.mkdir(parents=True, exist_ok=True)
     write_text(page, "\n\n".join([introduction, *sections]) + "\n")
     return page
 
 
-def _section(run: Run, page: Path) -> str:
+def _section(run: Run, name: str, page: Path) -> str:
     config, numbers = run.config(), read_report(run)
     rows, data = read_rows(run.metrics_path), read_json(run.folder / "data.json")
     machine, versions = read_json(run.folder / "host.json"), read_json(run.folder / "versions.json")
@@ -38,11 +49,12 @@ def _section(run: Run, page: Path) -> str:
     examples = {split: len(found["examples"]) for split, found in data["splits"].items()}
     hours = sum(row.get("time/step_s") or 0 for row in rows) * config.train.log_every / 3600
     parts = [
-        f"## {config.preset}",
+        f"## {name}",
         f"```\n{(run.folder / 'command.txt').read_text().strip()}\n```",
         f"{numbers['step']:,} updates, {60 * hours:.0f} minutes of training on {len(machine['devices'])} x "
         f"{machine['devices'][0]} ({machine['cpus']} cores), jax {versions['jax']}, jaxvae {versions['jaxvae']}. "
         f"{examples['train']:,} training and {examples['val']:,} validation examples, {skipped} left out by name.",
+        "\n".join(f"* {line}" for line in describe_cost(numbers["cost"], rows)),
     ]
     opened = open_run(run.folder, report=lambda line: None)
     if isinstance(opened.parts.task, ComparableTask):
@@ -52,10 +64,10 @@ def _section(run: Run, page: Path) -> str:
     parts += ["### All metrics", table(metrics(rows))]
     parts += ["### Where it falls short", "\n".join(f"* {line}" for line in shortcomings(rows))]
     for picture in _newest_pictures(run):
-        name = f"{page.stem}-{config.preset}-{picture.stem.rsplit('-', 1)[0]}.png"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, page.parent / name)
-        parts.append(f"![{name}]({name})")
+        kind = picture.stem.rsplit("-", 1)[0]
+        copy = page.with_name(f"{page.stem}-{name}-{kind}.png")
+        shutil.copyfile(picture, copy)
+        parts.append(f"![{opened.parts.task.captions.get(kind, kind)}]({copy.name})")
     return "\n\n".join(parts)
 
 

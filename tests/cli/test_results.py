@@ -23,12 +23,18 @@ def test_a_page_holds_commands_baselines_shortcomings_and_pictures(run, run_pyth
     found = script(run_python, str(run), f"--out={page}")
     assert found.returncode == 0, found.stderr[-2000:]
     text = page.read_text()
-    for row in json.loads((run / "report.json").read_text())["latents"]:
-        assert "| " + " | ".join(row.values()) + " |" in text
-    assert "untrained" in text and "```\nthe command\n```" in text and "Where it falls short" in text
-    (picture,) = page.parent.glob("*.png")
-    assert f"]({picture.name})" in text
-    assert picture.read_bytes() == sorted((run / "samples").glob("*.png"))[-1].read_bytes()
+    compared = json.loads(next(run.glob("comparison-val-*.json")).read_text())
+    for row, scores in compared["groups"][0]["rows"].items():
+        assert f"| {row} | " in text and f"{scores['iou']:.4g} |" in text
+    assert "### iou by script" in text and "### iou by length" in text
+    assert "```\nthe command\n```" in text and "Where it falls short" in text
+    cost = json.loads((run / "report.json").read_text())["cost"]
+    assert f"{cost['parameters']:,} parameters" in text and "An update took" in text
+    pictures = {path.name: path for path in page.parent.glob("*.png")}
+    assert pictures.keys() == {"glyph_vae-curves.png", "glyph_vae-tiny-reconstruction.png"}
+    assert all(f"]({name})" in text for name in pictures)
+    newest = sorted((run / "samples").glob("*.png"))[-1]
+    assert pictures["glyph_vae-tiny-reconstruction.png"].read_bytes() == newest.read_bytes()
 
 
 def test_what_is_no_finished_run_is_refused(run_python, run, tmp_path):
