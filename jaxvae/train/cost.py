@@ -16,9 +16,10 @@ MIB = 2**20
 def measure_cost(setup) -> dict[str, Any]:
     """Plain numbers of a training that has just ended, in this process.
 
-    `parameters`: trained and frozen. `state_bytes`: weights, moments, averages and the rest of the state, over all
-    devices. `updates_per_epoch`. `host_peak_bytes`: most memory the process held, the system's word. `device_peak_bytes`:
-    most on one device, None where jax does not say (CPUs: there it is in the host's).
+    Returns:
+      `parameters`, trained and frozen; `state_bytes` of weights, moments, averages and the rest of the state, over all
+      devices; `updates_per_epoch`; `host_peak_bytes`, the most memory that the process held; `device_peak_bytes`, the
+      most on one device, None where jax does not say (CPUs: there it is in the host's).
     """
     state = setup.state
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
@@ -34,7 +35,7 @@ def measure_cost(setup) -> dict[str, Any]:
 
 
 def describe_cost(cost: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines about the cost and, from the rows of the log, about time; the fastest interval counts, as cores are shared."""
+    """Lines about the cost and, from the rows of the log, about time: its fastest interval too, as cores are shared."""
     steps = [row["time/step_s"] for row in rows if row.get("time/step_s")]
     lines = [
         f"{cost['parameters']:,} parameters; the state (weights, moments, averages) has {_mib(cost['state_bytes'])}; "
@@ -43,11 +44,10 @@ def describe_cost(cost: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[
         + "."
     ]
     if steps:
-        fastest, median = min(steps), float(np.median(steps))
+        fastest, median, updates = min(steps), float(np.median(steps)), cost["updates_per_epoch"]
         lines.append(
             f"An update took {1e3 * fastest:.0f} ms in the fastest interval of the log, {1e3 * median:.0f} ms in the "
-            f"median one; an epoch of {cost['updates_per_epoch']:,} updates {fastest * cost['updates_per_epoch']:.0f} s "
-            "at the fastest."
+            f"median one; an epoch of {updates:,} updates {fastest * updates:.0f} s at the fastest."
         )
     waits = [row["time/data_wait"] for row in rows if row.get("time/data_wait") is not None]
     if waits:
