@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxvae.data.glyphs import embedded_fonts, find_fonts, load_glyphs, outline_digest, read_fonts
-from jaxvae.data.glyphs.fonts import parse_charset
+from jaxvae.data.glyphs.charsets import parse_charset
 from jaxvae.data.glyphs.tokens import Contour, coordinate_mask, tokens_from_contours
 from jaxvae.errors import UserError
 from jaxvae.outlines import END, HOLE, NEW, L, M, Q, Z, check_prefix
@@ -243,7 +243,7 @@ def test_every_face_of_a_collection_is_read(tmp_path):
 def test_a_file_that_is_no_font(font, tmp_path, content):
     bad = tmp_path / "bad.ttf"
     bad.write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.ttf cannot be read as a font: \w+.*: .*takes \.ttf, \.otf, \.ttc"):
+    with pytest.raises(UserError, match=r"bad\.ttf cannot be read as a font: \w+.*: .*is one of \.ttf, \.otf, \.ttc"):
         read_fonts([bad], "all", 256)
     glyphs, skipped = read_fonts([bad, font(o=ring)], "all", 256)
     assert len(glyphs) == 1 and len(skipped) == 1

@@ -33,7 +33,9 @@ class Glyph:
     em: float  # normalised units per em
     codepoint: int  # -1 = unknown
     name: str  # the font's name of the glyph
-    font: str  # the font's file, and its face in a collection
+    font: str  # the font: its file, and its face in a collection
+    file: str  # the file alone, as short as tells it from the others
+    family: str  # by the font's name table
 
     def __len__(self) -> int:
         return len(self.commands)
