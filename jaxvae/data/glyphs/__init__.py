@@ -1,10 +1,11 @@
 """Glyph outlines: read from fonts or the original's file, split, cut into prefixes, drawn as distances."""
 
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
+from jaxvae.data.glyphs.load import load_glyphs
 from jaxvae.data.glyphs.npz import read_npz
 from jaxvae.data.glyphs.sdf import inside_mask, signed_distance, stage_sdf
-from jaxvae.data.glyphs.source import GlyphSource, load_glyphs
-from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_indices
+from jaxvae.data.glyphs.source import GlyphSource
+from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_glyphs, split_indices
 from jaxvae.data.glyphs.stages import (
     STAGE_PROBABILITIES,
     STAGE_RATIOS,
@@ -33,6 +34,7 @@ __all__ = [
     "read_npz",
     "signed_distance",
     "split_by_group",
+    "split_glyphs",
     "split_indices",
     "stage_sdf",
     "tokens_from_contours",

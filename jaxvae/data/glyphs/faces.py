@@ -50,7 +50,7 @@ class Face:
                 seen.add(name)
                 yield name, codepoint
 
-    def draw(self, name: str, cubic_tolerance_em: float) -> tuple[list[Contour], float]:
+    def draw(self, name: str, cubic_tolerance_em: float) -> tuple[list[Contour], int | float]:
         """Contours of a glyph, and its advance, in font units; cubics become quadratics within the tolerance, em."""
         pen = _ContourPen(self.glyph_set, cubic_tolerance_em * self.units_per_em)
         outline = self.glyph_set[name]

@@ -48,13 +48,11 @@ class OutlineSettings:
 class FontReading:
     """What was read from one font file.
 
-    `faces` are [name, family] of those that could be read; `resolved` counts outlines that were redrawn; `listed`
-    holds the listed characters of the charset that a face maps.
+    `resolved` counts outlines that were redrawn; `listed` holds the listed characters of the charset that it maps.
     """
 
     path: Path
     digest: str = ""
-    faces: list[list[str]] = field(default_factory=list)
     glyphs: list[Glyph] = field(default_factory=list)
     resolved: int = 0
     listed: set[int] = field(default_factory=set)
@@ -172,7 +170,6 @@ def _count_faces(content: bytes) -> int:
 
 def _read_face(face: Face, settings: OutlineSettings, reading: FontReading, skipped: Skipped) -> None:
     """Adds a face and its glyphs to what was read from its file."""
-    reading.faces.append([face.name, face.family])
     reading.listed |= settings.charset.listed & face.cmap.keys()
     for name, codepoint in face.mapped(settings.charset):
         label = glyph_label(face.name, name, codepoint)

@@ -30,7 +30,7 @@ class UnresolvedOverlap(ValueError):
     """No union could be found that fills what the outline fills."""
 
 
-def resolve_overlaps(contours: Sequence[Contour], units_per_em: float) -> Sequence[Contour]:
+def resolve_overlaps(contours: Sequence[Contour], units_per_em: int) -> Sequence[Contour]:
     """Contours that fill by the even-odd rule what `contours` fill by the nonzero rule.
 
     An outline that winds at most once around every point, always in one direction, is returned as it is, with the
@@ -52,16 +52,16 @@ def resolve_overlaps(contours: Sequence[Contour], units_per_em: float) -> Sequen
         return contours  # the union lost a piece
     outline = _path(contours)
     # Whole coordinates help where curves lie so close together that rounding errors decide.
-    for union in (union, _union(contours, move=round)):
-        if union is not None and _fills_alike(outline, union):
-            return _in_order(_contours(union), contours)
+    for candidate in (union, _union(contours, move=round)):
+        if candidate is not None and _fills_alike(outline, candidate):
+            return _in_order(_contours(candidate), contours)
     raise UnresolvedOverlap("contours overlap in a way that cannot be resolved")
 
 
 def _path(
     contours: Sequence[Contour],
     fill: pathops.FillType = pathops.FillType.WINDING,
-    move: Callable[[float], float] = float,
+    move: Callable[[float], int | float] = float,
 ) -> pathops.Path:
     path = pathops.Path(fillType=fill)
     draw = {M: path.moveTo, L: path.lineTo, Q: path.quadTo}
@@ -75,7 +75,7 @@ def _path(
 def _union(
     contours: Sequence[Contour],
     fill: pathops.FillType = pathops.FillType.WINDING,
-    move: Callable[[float], float] = float,
+    move: Callable[[float], int | float] = float,
 ) -> pathops.Path | None:
     """What the contours fill by the rule, without overlaps; None where skia-pathops gives up."""
     path = _path(contours, fill, move)

@@ -112,8 +112,13 @@ def reason_to_skip(glyph: Glyph, max_tokens: int) -> str:
     if not np.isin(glyph.commands, (L, Q)).any():
         return "glyph without contours"
     if len(glyph) > max_tokens:
-        return f"glyph longer than {max_tokens} tokens"
+        return too_long(max_tokens)
     return ""
+
+
+def too_long(max_tokens: int) -> str:
+    """The reason to skip a glyph of more tokens."""
+    return f"glyph longer than {max_tokens} tokens"
 
 
 def outline_digest(glyph: Glyph) -> str:
