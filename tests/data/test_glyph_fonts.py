@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.t2CharStringPen import T2CharStringPen
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTCollection, TTFont
 from fontTools.ttLib.tables._g_l_y_f import Glyph as EmptyGlyph
+from glyph_fonts import UPM, build, draw
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,43 +19,9 @@ from jaxvae.data.glyphs.tokens import Contour, coordinate_mask, tokens_from_cont
 from jaxvae.errors import UserError
 from jaxvae.outlines import END, HOLE, NEW, L, M, Q, Z, check_prefix
 
-UPM = 1000
 CLOCKWISE = [(100, 0), (100, 700), (500, 700), (500, 0)]
 INNER = [(200, 100), (400, 100), (400, 600), (200, 600)]
 RING = [NEW, M, L, L, L, Z, HOLE, M, L, L, L, Z, END]
-
-
-def draw(pen, *contours):
-    for contour in contours:
-        pen.moveTo(contour[0])
-        for point in contour[1:]:
-            pen.lineTo(point)
-        pen.closePath()
-
-
-def build(is_cff=False, **glyphs):
-    """A font of 'space', 'zero', ... ; each glyph is a function of a pen, or None for one without outline."""
-    order = [".notdef", *glyphs]
-    builder = FontBuilder(UPM, isTTF=not is_cff)
-    builder.setupGlyphOrder(order)
-    builder.setupCharacterMap({ord(name): name for name in glyphs})
-    drawn = {}
-    for name in order:
-        pen = T2CharStringPen(600, None) if is_cff else TTGlyphPen(drawn)
-        if glyphs.get(name):
-            glyphs[name](pen)
-        drawn[name] = pen.getCharString() if is_cff else pen.glyph()
-    if is_cff:
-        builder.setupCFF("Test", {}, drawn, {})
-        builder.setupHorizontalMetrics({name: (600, 0) for name in order})
-    else:
-        builder.setupGlyf(drawn)
-        left = {name: getattr(builder.font["glyf"][name], "xMin", 0) for name in order}
-        builder.setupHorizontalMetrics({name: (600, left[name]) for name in order})
-    builder.setupHorizontalHeader(ascent=800, descent=-200)
-    builder.setupNameTable({"familyName": "Test", "styleName": "Regular"})
-    builder.setupPost()
-    return builder.font
 
 
 def ring(pen):

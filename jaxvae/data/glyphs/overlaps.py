@@ -5,7 +5,7 @@ The two differ where contours overlap, or one crosses itself. There skia-pathops
 blindly: on about one outline in a thousand it loses a piece without a word.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -50,35 +50,39 @@ def resolve_overlaps(contours: Sequence[Contour], units_per_em: int) -> Sequence
     even_odd = _union(contours, pathops.FillType.EVEN_ODD)
     if even_odd is not None and abs(abs(even_odd.area) - wound) <= allowed:
         return contours  # the union lost a piece
-    outline = _path(contours)
-    # Whole coordinates help where curves lie so close together that rounding errors decide.
-    for candidate in (union, _union(contours, move=round)):
-        if candidate is not None and _fills_alike(outline, candidate):
-            return _in_order(_contours(candidate), contours)
-    raise UnresolvedOverlap("contours overlap in a way that cannot be resolved")
+    # Where no point is wound around more than twice, one area follows from the others.
+    proven = union and even_odd and abs(2 * abs(union.area) - abs(even_odd.area) - wound) <= allowed
+    if not proven:
+        outline = _path(contours)
+        # Whole coordinates help where curves lie so close together that rounding errors decide.
+        candidates = (union, _union(_rounded(contours)))
+        union = next((path for path in candidates if path is not None and _fills_alike(outline, path)), None)
+    if union is None:
+        raise UnresolvedOverlap("contours overlap in a way that cannot be resolved")
+    return _in_order(_contours(union), contours)
 
 
-def _path(
-    contours: Sequence[Contour],
-    fill: pathops.FillType = pathops.FillType.WINDING,
-    move: Callable[[float], int | float] = float,
-) -> pathops.Path:
+def _path(contours: Sequence[Contour], fill: pathops.FillType = pathops.FillType.WINDING) -> pathops.Path:
     path = pathops.Path(fillType=fill)
-    draw = {M: path.moveTo, L: path.lineTo, Q: path.quadTo}
     for contour in contours:
-        for command, args in zip(contour.commands, contour.coords, strict=True):
-            draw[command](*map(move, args if command == Q else args[:2]))
+        for command, (a, b, c, d) in zip(contour.commands, contour.coords, strict=True):
+            if command == Q:
+                path.quadTo(a, b, c, d)
+            elif command == L:
+                path.lineTo(a, b)
+            else:
+                path.moveTo(a, b)
         path.close()
     return path
 
 
-def _union(
-    contours: Sequence[Contour],
-    fill: pathops.FillType = pathops.FillType.WINDING,
-    move: Callable[[float], int | float] = float,
-) -> pathops.Path | None:
+def _rounded(contours: Sequence[Contour]) -> list[Contour]:
+    return [Contour(c.commands, [tuple(map(round, args)) for args in c.coords]) for c in contours]
+
+
+def _union(contours: Sequence[Contour], fill: pathops.FillType = pathops.FillType.WINDING) -> pathops.Path | None:
     """What the contours fill by the rule, without overlaps; None where skia-pathops gives up."""
-    path = _path(contours, fill, move)
+    path = _path(contours, fill)
     try:
         path.simplify(fix_winding=True, keep_starting_points=True, clockwise=path.clockwise)
     except pathops.PathOpsError:
