@@ -42,10 +42,13 @@ def base():
         detach_l1_and_kl=False,  # True cuts L1 and KL off from the gradient: the original's fault
     )
     c.data = dict(
-        path="",  # fonts, folders of fonts, or the original's .npz; '' = the fonts that come with matplotlib
-        charset="latin",  # ascii | latin | all | ranges such as U+0041-005A,U+4E00-9FFF
+        path="",  # fonts, folders of fonts, a prepared folder, or the original's .npz; '' = matplotlib's fonts
+        charset="latin",  # ascii | latin | all | gb2312 | ranges such as U+0041-005A,U+4E00-9FFF | a text file
+        overlaps="resolve",  # resolve: redraw contours that overlap, as they are filled by even-odd | keep
+        cubic_tolerance_em=0.001,  # cubics become quadratics within this distance, em
         batch_size=12,  # [batch] glyphs per update
-        val_fraction=0.1,  # [val_split] of the distinct outlines
+        split="glyph",  # what is new in validation: glyph: outlines | font: font files | family: families of fonts
+        val_fraction=0.1,  # [val_split] of the distinct outlines, fonts or families
         split_seed=42,  # [seed] of the split alone
         image_size=128,  # [img_size] side of the signed distance image, px
         sdf="analytic",  # analytic: distance to the outline itself | raster: between pixels, as the original

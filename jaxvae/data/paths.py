@@ -6,8 +6,8 @@ from pathlib import Path
 from jaxvae.errors import UserError
 
 
-def existing_paths(text: str) -> list[Path]:
-    """The files and folders that `config.data.path = text` names, in its order.
+def existing_paths(text: str, key: str = "config.data.path") -> list[Path]:
+    """The files and folders that `key = text` names, in its order.
 
     What exists under the whole of `text` is meant as a whole, its commas and blanks included. Otherwise commas
     separate entries, and blanks around an entry do not count.
@@ -20,19 +20,18 @@ def existing_paths(text: str) -> list[Path]:
     if os.path.exists(whole):
         return [Path(whole)]
     entries = [entry.strip() for entry in text.split(",")]
-    return [_existing(entry, f"entry {i} of {len(entries)}", text) for i, entry in enumerate(entries, start=1)]
+    count = len(entries)
+    return [
+        _existing(entry, f"{key} = {text!r}: entry {i} of {count}", key) for i, entry in enumerate(entries, start=1)
+    ]
 
 
-def _existing(entry: str, which: str, text: str) -> Path:
+def _existing(entry: str, which: str, key: str) -> Path:
     # An empty entry is not passed over: it is what an unset variable of the shell leaves behind.
     if not entry:
-        raise UserError(
-            f"config.data.path = {text!r}: {which} is empty: write one comma between two paths, none at an end"
-        )
+        raise UserError(f"{which} is empty: write one comma between two paths, none at an end")
     place = os.path.expanduser(entry)
     if not os.path.exists(place):
         meaning = f" ({place})" if place != entry else ""
-        raise UserError(
-            f"config.data.path: there is no file or folder {entry!r}{meaning}: name what exists, separated by commas"
-        )
+        raise UserError(f"{key}: there is no file or folder {entry!r}{meaning}: name what exists, separated by commas")
     return Path(place)

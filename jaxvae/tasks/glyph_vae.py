@@ -12,7 +12,9 @@ import numpy as np
 
 from jaxvae import distance, losses, raster
 from jaxvae.config import require, require_not_negative, require_one_of, require_positive
-from jaxvae.data.glyphs import Glyph, GlyphSource, Raster, length_group, load_glyphs, nearest, script_of, split_by_group
+from jaxvae.data.glyphs import Glyph, GlyphSource, Raster, length_group, load_glyphs, nearest, script_of, split_glyphs
+from jaxvae.data.glyphs.overlaps import OVERLAPS
+from jaxvae.data.glyphs.split import SPLITS
 from jaxvae.models.glyph_vae import Decoding, Encoding, GlyphVAE, Outlines, Tokens, Written
 from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.outlines import NUM_COMMANDS, loss_masks
@@ -59,11 +61,13 @@ class GlyphVAETask:
 
     def sources(self, report) -> dict[str, GlyphSource]:
         data = self.config.data
-        glyphs, skipped = load_glyphs(data.path, data.charset, self.config.model.max_len)
+        max_len = self.config.model.max_len
+        glyphs, skipped = load_glyphs(data.path, data.charset, max_len, data.overlaps, data.cubic_tolerance_em)
+        train, val = split_glyphs(glyphs, data.split, data.val_fraction, data.split_seed, skipped)
         for line in skipped.summary():
             report(line)
-        train, val = split_by_group(glyphs, data.val_fraction, data.split_seed, skipped.summary())
-        report(f"{len(glyphs)} glyphs: {len(train)} to train on, {len(val)} to validate on, no outline in both")
+        sides = f"{len(train)} to train on, {len(val)} to validate on, no outline in both"
+        report(f"{len(glyphs)} glyphs, split by {data.split}: {sides}")
         return {
             "train": self.source([glyphs[i] for i in train], skipped=skipped.names),
             "val": self.source([glyphs[i] for i in val], stages="fixed", skipped=skipped.names),
@@ -368,6 +372,10 @@ def check(config) -> None:
     require(config, "data.sdf_clip_px", 0 < config.data.sdf_clip_px <= side, f"must be above 0, at most {side} px")
     require_one_of(config, "data.sdf", ("analytic", "raster"))
     require(config, "data.val_fraction", 0 < config.data.val_fraction < 1, "must be between 0 and 1")
+    require_one_of(config, "data.split", SPLITS)
+    require_one_of(config, "data.overlaps", OVERLAPS)
+    tolerance = config.data.cubic_tolerance_em
+    require(config, "data.cubic_tolerance_em", 0 < tolerance <= 0.1, "must be above 0, at most 0.1 em")
     require_one_of(config, "data.prefix_end", ("append", "overwrite"))
     require_not_negative(config, "loss.l1_weight", "loss.ce_weight", "loss.beta", "loss.beta_warmup")
     require_not_negative(config, "loss.free_bits", "loss.previous_noise")

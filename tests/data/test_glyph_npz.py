@@ -286,7 +286,7 @@ def test_the_file_stands_alone(arrays, save, tmp_path, monkeypatch):
     for others in (["a.ttf"], ["a.ttf", "b.npz"]):
         for order in (1, -1):
             path = ", ".join([data, *(str(tmp_path / other) for other in others)][::order])
-            what = f"and {len(others)} other path{'s' * (len(others) > 1)}: name one .npz alone, or any number of fonts"
+            what = f"and {len(others)} other path{'s' * (len(others) > 1)}: name one .npz or one prepared"
             with pytest.raises(UserError, match=rf"^config\.data\.path names .*\.npz {what}"):
                 load_glyphs(path, "latin", 256)
     monkeypatch.setenv("HOME", str(tmp_path))

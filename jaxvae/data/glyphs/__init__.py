@@ -2,10 +2,11 @@
 
 from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
 from jaxvae.data.glyphs.groups import length_group, nearest, script_of
+from jaxvae.data.glyphs.load import load_glyphs
 from jaxvae.data.glyphs.npz import read_npz
 from jaxvae.data.glyphs.sdf import Raster, inside_mask, signed_distance, stage_sdf
-from jaxvae.data.glyphs.source import GlyphSource, load_glyphs
-from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_indices
+from jaxvae.data.glyphs.source import GlyphSource
+from jaxvae.data.glyphs.split import glyph_groups, split_by_group, split_glyphs, split_indices
 from jaxvae.data.glyphs.stages import (
     STAGE_PROBABILITIES,
     STAGE_RATIOS,
@@ -38,6 +39,7 @@ __all__ = [
     "script_of",
     "signed_distance",
     "split_by_group",
+    "split_glyphs",
     "split_indices",
     "stage_sdf",
     "tokens_from_contours",

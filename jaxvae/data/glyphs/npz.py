@@ -91,6 +91,8 @@ def read_npz(path: Path | str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
             codepoint=codepoint,
             name=name,
             font=path.stem,
+            file=path.stem,
+            family=path.stem,
         )
         if reason := reason_to_skip(glyph, max_tokens):
             skipped.add(reason, glyph.label)

@@ -9,8 +9,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from jaxvae.data.glyphs.fonts import embedded_fonts, find_fonts, read_fonts
-from jaxvae.data.glyphs.npz import read_npz
 from jaxvae.data.glyphs.sdf import Raster, stage_sdf
 from jaxvae.data.glyphs.stages import (
     STAGE_PROBABILITIES,
@@ -22,8 +20,6 @@ from jaxvae.data.glyphs.stages import (
     prefix_lengths,
 )
 from jaxvae.data.glyphs.tokens import Glyph
-from jaxvae.data.paths import existing_paths
-from jaxvae.data.skipped import Skipped
 from jaxvae.errors import UserError
 from jaxvae.outlines import NUM_COMMANDS, PAD
 
@@ -33,39 +29,6 @@ CAPACITY_STEP = 8
 PADDING = {"commands": PAD, "contour_ids": -1}
 PER_TOKEN = ("commands", "coords", "token_mask", "contour_ids", "topology")
 NOTHING_SKIPPED: Mapping[str, Sequence[str]] = MappingProxyType({})
-
-
-def load_glyphs(path: str, charset: str, max_tokens: int) -> tuple[list[Glyph], Skipped]:
-    """The usable glyphs that `path` means, and what was left out.
-
-    Args:
-      path: '' for the fonts that come with matplotlib, or what `existing_paths` understands: fonts and folders
-        of fonts (`find_fonts`), or one `.npz` of the original system.
-      charset: which characters of fonts to take (`parse_charset`); a `.npz` is taken whole.
-      max_tokens: longest outline, END included.
-
-    Raises:
-      UserError: if there is no such file, it cannot be read, a `.npz` is not alone, or no glyph is left.
-    """
-    places = existing_paths(path) if path else embedded_fonts()
-    npz = [place for place in places if place.suffix.lower() == ".npz" and place.is_file()]
-    if npz and len(places) > 1:
-        others = len(places) - 1
-        raise UserError(
-            f"config.data.path names {npz[0]} and {others} other path{'s' if others > 1 else ''}: name one .npz "
-            "alone, or any number of fonts and folders of fonts"
-        )
-    if npz:
-        glyphs, skipped = read_npz(npz[0], max_tokens)
-    else:
-        glyphs, skipped = read_fonts(find_fonts(places), charset, max_tokens)
-    if not glyphs:
-        why = "; ".join(skipped.summary()) or f"no character of config.data.charset = {charset!r}"
-        raise UserError(
-            f"no usable glyph in {path or 'the embedded fonts'}: {why}: name other data in config.data.path, other "
-            f"characters in config.data.charset, or raise config.model.max_len = {max_tokens}"
-        )
-    return glyphs, skipped
 
 
 class GlyphSource:

@@ -4,7 +4,8 @@ Source: specification of the glyph VAE, section 2.7; why by outline: 9.12.
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -12,8 +13,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from jaxvae.data.glyphs.tokens import Glyph, outline_digest
+from jaxvae.data.skipped import Skipped
 from jaxvae.errors import UserError
 
+SplitBy = Literal["glyph", "font", "family"]
+SPLITS = ("glyph", "font", "family")
 Split = tuple[Int[np.ndarray, " train"], Int[np.ndarray, " val"]]
 
 
@@ -37,13 +41,63 @@ def glyph_groups(glyphs: Sequence[Glyph]) -> Int[np.ndarray, " n"]:
     Glyphs of the same font and name belong together, and glyphs of the same outline; so do those that are
     connected by a chain of such pairs.
     """
-    # A graph of glyphs and of what they share, with an edge from each glyph to each of its two keys.
-    keys = [key for glyph in glyphs for key in ((glyph.font, glyph.name), outline_digest(glyph))]
-    number = {key: i for i, key in enumerate(dict.fromkeys(keys), start=len(glyphs))}
-    edges = np.repeat(np.arange(len(glyphs)), 2), [number[key] for key in keys]
-    size = len(glyphs) + len(number)
-    graph = coo_array((np.ones(len(keys), bool), edges), shape=(size, size))
-    return connected_components(graph, directed=False)[1][: len(glyphs)]
+    return _joined([(("glyph", glyph.font, glyph.name), ("outline", outline_digest(glyph))) for glyph in glyphs])
+
+
+def font_groups(glyphs: Sequence[Glyph], by: Literal["font", "family"]) -> Int[np.ndarray, " n"]:
+    """A number per glyph, equal for glyphs of one font file, or of one family.
+
+    The faces of a collection share outlines. So they are one font, and families that share a collection are one.
+    """
+    if by == "font":
+        return _joined([(("file", glyph.file),) for glyph in glyphs])
+    return _joined([(("file", glyph.file), ("family", glyph.family)) for glyph in glyphs])
+
+
+def _joined(keys: Sequence[tuple[Hashable, ...]]) -> Int[np.ndarray, " n"]:
+    """A number per item, equal for items that share a key, or are connected by a chain of such pairs."""
+    # A graph of items and of what they share, with an edge from each item to each of its keys.
+    flat = [key for several in keys for key in several]
+    number = {key: i for i, key in enumerate(dict.fromkeys(flat), start=len(keys))}
+    edges = np.repeat(np.arange(len(keys)), [len(several) for several in keys]), [number[key] for key in flat]
+    size = len(keys) + len(number)
+    graph = coo_array((np.ones(len(flat), bool), edges), shape=(size, size))
+    return connected_components(graph, directed=False)[1][: len(keys)]
+
+
+def split_glyphs(glyphs: Sequence[Glyph], by: SplitBy, val_fraction: float, seed: int, skipped: Skipped) -> Split:
+    """Indices of the glyphs to train and to validate on, sorted, with no outline on both sides.
+
+    by = 'glyph': `split_by_group`. Outlines are new in validation, their fonts are not.
+
+    by = 'font' or 'family': `val_fraction` of the fonts or families validate (`font_groups`). An outline that
+    training has as well would join nearly all of them into one; so its glyph is left out of validation, and added to
+    `skipped`.
+
+    Raises:
+      UserError: if one side would be empty.
+    """
+    if by == "glyph":
+        return split_by_group(glyphs, val_fraction, seed, skipped.summary())
+    groups = font_groups(glyphs, by)
+    count = groups.max() + 1
+    if count < 2:
+        raise UserError(
+            f"config.data.split = {by!r}, but all {len(glyphs)} glyphs are of one {by} ({glyphs[0].file}): name more "
+            f"fonts in config.data.path, or set config.data.split=glyph"
+        )
+    train, held_out = (np.flatnonzero(np.isin(groups, side)) for side in split_indices(count, val_fraction, seed))
+    known = {outline_digest(glyphs[i]) for i in train}
+    is_known = np.array([outline_digest(glyphs[i]) in known for i in held_out])
+    for i in held_out[is_known]:
+        skipped.add(f"glyph of a {by} to validate on whose outline is in training too", glyphs[i].label)
+    if is_known.all():
+        raise UserError(
+            f"config.data.split = {by!r} leaves nothing to validate on: training has every outline of the fonts held "
+            "out: set another config.data.split_seed, name more fonts in config.data.path, or set "
+            "config.data.split=glyph"
+        )
+    return train, held_out[~is_known]
 
 
 def split_by_group(glyphs: Sequence[Glyph], val_fraction: float, seed: int, left_out: Iterable[str] = ()) -> Split:

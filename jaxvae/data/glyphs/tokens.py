@@ -33,7 +33,9 @@ class Glyph:
     em: float  # normalised units per em
     codepoint: int  # -1 = unknown
     name: str  # the font's name of the glyph
-    font: str  # the font's file, and its face in a collection
+    font: str  # the font: its file, and its face in a collection
+    file: str  # the file alone, as short as tells it from the others
+    family: str  # by the font's name table
 
     def __len__(self) -> int:
         return len(self.commands)
@@ -110,8 +112,13 @@ def reason_to_skip(glyph: Glyph, max_tokens: int) -> str:
     if not np.isin(glyph.commands, (L, Q)).any():
         return "glyph without contours"
     if len(glyph) > max_tokens:
-        return f"glyph longer than {max_tokens} tokens"
+        return too_long(max_tokens)
     return ""
+
+
+def too_long(max_tokens: int) -> str:
+    """The reason to skip a glyph of more tokens."""
+    return f"glyph longer than {max_tokens} tokens"
 
 
 def outline_digest(glyph: Glyph) -> str:
