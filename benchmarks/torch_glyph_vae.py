@@ -22,11 +22,11 @@ from torch import nn
 
 from jaxvae.config import require
 from jaxvae.convert.glyph_vae import glyph_vae
-from jaxvae.convert.names import from_flax
+from jaxvae.convert.names import EMBEDDING, LINEAR, Table, from_flax
 from jaxvae.errors import UserError
 from jaxvae.models.glyph_vae import LOGVAR_BOUNDS
 from jaxvae.nn.positions import sinusoid_1d, sinusoid_2d
-from jaxvae.outlines import NUM_COMMANDS, loss_masks
+from jaxvae.outlines import COORD_LIMIT, NUM_COMMANDS, PAD, loss_masks
 from jaxvae.tasks.glyph_vae import GlyphVAETask
 
 
@@ -41,7 +41,7 @@ class Attention(nn.MultiheadAttention):
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, batch_first=True)
 
-    def forward(self, x_q, x_kv=None, key_mask=None):
+    def forward(self, x_q, x_kv=None, key_mask=None, causal=False):
         if x_kv is None:
             projected = F.linear(x_q, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
         else:
@@ -51,7 +51,7 @@ class Attention(nn.MultiheadAttention):
             projected = q, *kv.chunk(2, -1)
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in projected)
         mask = None if key_mask is None else key_mask[:, None, None, :]
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -61,7 +61,8 @@ class SelfAttentionBlock(nn.Module):
         self.ln, self.mha = nn.LayerNorm(width), Attention(width, heads)
 
     def forward(self, x, mask):
-        return x + self.mha(self.ln(x), key_mask=mask)
+        """Attention over the slots of a mask; without one each sees those before it."""
+        return x + self.mha(self.ln(x), key_mask=mask, causal=mask is None)
 
 
 class CrossAttentionBlock(SelfAttentionBlock):
@@ -163,11 +164,18 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
+    """The original's, and those that write freely, whose other weights are named in `names`."""
+
     def __init__(self, model):
         super().__init__()
         width, heads, self.image = model.embed, model.heads, model.decoder_image == "full"
-        self.pos_emb, self.valid_emb = nn.Embedding(model.max_len, 64), nn.Embedding(2, 32)
-        self.pos_proj, self.valid_proj = nn.Linear(64, width), nn.Linear(32, width)
+        self.free, self.previous = model.decoder_mask == "free", model.decoder_tokens == "previous"
+        self.pos_emb, self.pos_proj = nn.Embedding(model.max_len, 64), nn.Linear(64, width)
+        if not self.free:
+            self.valid_emb, self.valid_proj = nn.Embedding(2, 32), nn.Linear(32, width)
+        if self.previous:
+            self.before_emb, self.before_proj = nn.Embedding(NUM_COMMANDS, 128), nn.Linear(128, width)
+            self.before_coords = nn.Sequential(nn.Linear(4, width), nn.GELU(), nn.Linear(width, width))
         self.z_proj = nn.Linear(model.zdim, width)
         blocks = []
         for _ in range(model.dec_layers):
@@ -181,19 +189,39 @@ class Decoder(nn.Module):
         head_arg = (nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, 4))
         self.head_arg = nn.Sequential(*head_arg)
 
-    def forward(self, z, batch):
+    def forward(self, z, batch, noise):
         mask = batch["mask"]
-        keep = mask[..., None].float()
-        x = self.pos_proj(self.pos_emb.weight[: mask.shape[1]]) + self.valid_proj(self.valid_emb(mask.long()))
-        x = x + self.z_proj(z)[:, None]
+        x = self.pos_proj(self.pos_emb.weight[: mask.shape[1]]) + self.z_proj(z)[:, None]
+        if not self.free:
+            x = x + self.valid_proj(self.valid_emb(mask.long()))
+        if self.previous:
+            coords = (batch["coords"] + noise)[:, :-1].clamp(-COORD_LIMIT, COORD_LIMIT) * batch["has"][:, :-1]
+            x = x + self.before_proj(self.before_emb(F.pad(batch["commands"][:, :-1], (1, 0), value=PAD)))
+            x = x + self.before_coords(F.pad(coords, (0, 0, 1, 0)))
+        keep = None if self.free else mask[..., None].float()
         patches = self.pix(batch) if self.image else None
         for block in self.blocks:
             if isinstance(block, CrossAttentionBlock):
                 x = block(x, patches)
             else:
-                x = block(x) if isinstance(block, FeedForwardBlock) else block(x, mask)
-            x = x * keep
+                x = block(x) if isinstance(block, FeedForwardBlock) else block(x, None if self.free else mask)
+            x = x if self.free else x * keep
         return self.head_cmd(x), self.head_arg(x)
+
+
+def names(model) -> Table:
+    """The twin's names of jaxvae's weights: the original's, and ours where it has none."""
+    table = glyph_vae(model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full")
+    if model.decoder_mask == "free":
+        table = [entry for entry in table if not entry[0].startswith("dec.valid_")]
+    if model.decoder_tokens == "previous":
+        table += [
+            ("dec.before_emb", "decoder/before_command", EMBEDDING),
+            ("dec.before_proj", "decoder/before_command_proj", LINEAR),
+            ("dec.before_coords.0", "decoder/before_coord_in", LINEAR),
+            ("dec.before_coords.2", "decoder/before_coord_out", LINEAR),
+        ]
+    return table
 
 
 def check(config) -> None:
@@ -202,21 +230,10 @@ def check(config) -> None:
     require(config, "optim.name", c.name == "adamw", f"{what} adamw only")
     require(config, "optim.clip.name", c.clip.name == "norm", f"{what} a fixed limit only: norm")
     require(config, "optim.freeze", not c.freeze, f"{what} whole models only: ''")
-    for key, value in ORIGINAL.items():
-        section, name = key.split(".")
-        require(config, key, config[section][name] == value, f"{what} the original's decoder and terms only: {value}")
-    require(config, "model.decoder_image", config.model.decoder_image != "dropout", f"{what} full and none only: full")
+    require(config, "model.decoder_image", config.model.decoder_image != "dropout", f"{what} full or none only")
+    require(config, "model.coord_head", config.model.coord_head == "shared", f"{what} one head only: shared")
     if c.groups:
         raise UserError(f"config.optim.groups.{next(iter(c.groups))}: {what} one group only")
-
-
-# What the twin has no other form of.
-ORIGINAL = {
-    "model.decoder_mask": "teacher",
-    "model.decoder_tokens": "none",
-    "model.coord_head": "shared",
-    "loss.kl_scale": "glyph",
-}
 
 
 class TorchTwin:
@@ -228,17 +245,20 @@ class TorchTwin:
         self.compared_at = config.loss.beta_warmup  # from here on the KL has its full weight, beta
         model = config.model
         self.model = nn.ModuleDict({"enc": Encoder(model), "dec": Decoder(model)})
-        table = glyph_vae(model.vec_layers, model.enc_xlayers, model.dec_layers, model.decoder_image == "full")
-        tensors = {name: torch.tensor(array) for name, array in from_flax(table, params).items()}
+        tensors = {name: torch.tensor(array) for name, array in from_flax(names(model), params).items()}
         self.model.load_state_dict(tensors, strict=True)
         self.batch = prepare_batch(config, batch, np.asarray(collections["statistics"]["class_weight"]))
         self.optimizer = make_optimizer(config, self.model)
 
-    def gradients(self, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Loss terms with the full beta, and the norm of the gradient before clipping, by jaxvae's names."""
+    def gradients(self, eps: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss terms with the full beta, and the norm of the gradient before clipping, by jaxvae's names.
+
+        `eps` [B, Z] and `noise` [B, L, 4] are standard normal.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         mean, logvar = self.model["enc"](self.batch)
-        predictions = self.model["dec"](mean + torch.exp(0.5 * logvar) * noise, self.batch)
+        z, noise = mean + torch.exp(0.5 * logvar) * eps, self.config.loss.previous_noise * noise
+        predictions = self.model["dec"](z, self.batch, noise)
         terms = loss_terms(self.config.loss, self.batch, mean, logvar, *predictions)
         loss = sum(terms.values())
         loss.backward()
@@ -248,11 +268,16 @@ class TorchTwin:
 
     def losses(self, draws: dict[str, np.ndarray]) -> dict[str, float]:
         """What `gradients` gives for the noise that jaxvae drew, as numbers."""
-        return {name: x.item() for name, x in self.gradients(torch.tensor(draws["eps"])).items()}
+        noise = torch.tensor(draws["noise"]) if "noise" in draws else torch.zeros(self.batch["coords"].shape)
+        return {name: x.item() for name, x in self.gradients(torch.tensor(draws["eps"]), noise).items()}
 
     def step(self) -> float:
         """One update with fresh noise; returns the loss."""
-        loss = self.gradients(torch.randn(len(self.batch["mask"]), self.config.model.zdim))["loss"]
+        eps, noise = (
+            torch.randn(len(self.batch["mask"]), self.config.model.zdim),
+            torch.randn_like(self.batch["coords"]),
+        )
+        loss = self.gradients(eps, noise)["loss"]
         self.optimizer.step()
         return loss.item()
 
@@ -272,6 +297,7 @@ def prepare_batch(config, batch: dict[str, np.ndarray], class_weight: np.ndarray
         "coords": batch["coords"],
         "used_coords": np.where(coord_mask, batch["coords"], 0.0).astype(np.float32),
         "coord_mask": coord_mask.astype(np.float32),
+        "has": np.asarray(loss_masks(batch["commands"], np.ones_like(mask))[1]).astype(np.float32),
         "contours": np.maximum(batch["contour_ids"], 0).astype(np.int64),
         "topology": bits.astype(np.float32),
         "mask": mask,
@@ -297,7 +323,8 @@ def loss_terms(loss, batch, mean, logvar, logits, coords) -> dict[str, torch.Ten
     if loss.detach_l1_and_kl:
         l1, kl = l1.detach(), kl.detach()
     ce = (nll * weight).sum() / weight.sum()
-    return {"term_ce": loss.ce_weight * ce, "term_l1": loss.l1_weight * l1, "term_kl": loss.beta * kl}
+    scale = batch["valid"].sum() / batch["mask"].sum() if loss.kl_scale == "token" else 1.0
+    return {"term_ce": loss.ce_weight * ce, "term_l1": loss.l1_weight * l1, "term_kl": loss.beta * scale * kl}
 
 
 def make_optimizer(config, model: nn.Module) -> torch.optim.Optimizer:

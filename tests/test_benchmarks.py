@@ -106,6 +106,13 @@ def test_a_step_against_torch(command):
     [
         ["model.decoder_image=none", "loss.class_weights=none", "optim.decay_on=all"],
         ["loss.free_bits_mode=per_dim", "loss.free_bits=0.01", "loss.class_weights=inverse_with_absent"],
+        ["model.decoder_mask=free", "loss.kl_scale=token"],
+        [
+            "model.decoder_mask=free",
+            "model.decoder_tokens=previous",
+            "model.decoder_image=none",
+            "loss.previous_noise=0.05",
+        ],
         ["loss.detach_l1_and_kl=True", "optim.clip.norm=0", "loss.beta_warmup=0", "data.prefix_end=overwrite"],
     ],
 )
