@@ -175,6 +175,7 @@ def test_presets_are_listed_a_line_each(script):
         ([f"--config={CONFIG}", f"--config.seed={2**63}"], ["seed", "4294967295"]),
         ([f"--config={CONFIG}", "--config.data.image_size=100000000"], ["data.image_size", "4096"]),
         ([f"--config={CONFIG}", "--config.data.sdf_clip_px=1e30"], ["data.sdf_clip_px", "128"]),
+        ([f"--config={CONFIG}", "--config.data.sdf=exact"], ["data.sdf", "'exact'", "analytic, raster"]),
         ([f"--config={CONFIG}", "--config.monitors.range.kind=plateau"], ["monitors.range.kind", "cooldown"]),
         ([f"--config={CONFIG}", "--config.data.workers=0"], ["data.workers = 0", "above 0"]),
         ([f"--config={CONFIG}", "--config.train.keep_every=1500"], ["train.save_every", "keep_every = 1500"]),
