@@ -58,6 +58,21 @@ def toys():
 
 
 @pytest.fixture(scope="session")
+def glyph_run(tmp_path_factory):
+    """A tiny glyph VAE after a few updates on six capitals in two families, with checkpoints at 3 and 6; only read it.
+
+    It has 48 glyphs, of which 4 validate.
+    """
+    from tiny import tiny_config
+
+    from jaxvae.train.loop import train
+
+    folder = tmp_path_factory.mktemp("glyph_run") / "run"
+    train(tiny_config("glyph_vae", data__path="", train__sample_every=0), folder, "command")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def run_python():
     """Runs Python code, or a script given as a Path, in a fresh process on the CPU; see `_run_python`."""
     return _run_python
