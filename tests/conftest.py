@@ -59,7 +59,7 @@ def toys():
 
 @pytest.fixture(scope="session")
 def glyph_run(tmp_path_factory):
-    """A tiny glyph VAE after two updates on six capitals of the embedded fonts, with a checkpoint of each; to be read."""
+    """A tiny glyph VAE after two updates on six capitals, with a checkpoint of each; only to be read."""
     from tiny import tiny_config
 
     from jaxvae.train.loop import train
