@@ -58,6 +58,20 @@ def toys():
 
 
 @pytest.fixture(scope="session")
+def glyph_run(tmp_path_factory):
+    """A tiny glyph VAE after two updates on six capitals, with a checkpoint of each; only to be read."""
+    from tiny import tiny_config
+
+    from jaxvae.train.loop import train
+
+    folder = tmp_path_factory.mktemp("glyph_run") / "run"
+    few = {"total_steps": 2, "log_every": 1, "save_every": 1, "eval_every": 0, "sample_every": 0}
+    changes = {f"train__{key}": value for key, value in few.items()}
+    train(tiny_config("glyph_vae", data__num_buckets=1, **changes), folder, "command")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def run_python():
     """Runs Python code, or a script given as a Path, in a fresh process on the CPU; see `_run_python`."""
     return _run_python

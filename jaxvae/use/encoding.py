@@ -50,7 +50,7 @@ class Encoded(NamedTuple):
 def encode_run(path: str | Path, weights: str, step: int | None, report: Report = print) -> Encoded:
     """The glyphs of a run's data, all splits; arguments as those of `open_run`."""
     opened = open_run(path, weights, step, report)
-    task = require_glyph_vae(opened.parts.task, opened.run.folder)
+    task = require_glyph_vae(opened.parts.task, opened.parts.config, opened.run.folder)
     sources = opened.parts.sources
     glyphs = [glyph for source in sources.values() for glyph in source.glyphs]
     splits = [split for split, source in sources.items() for _ in source.glyphs]
@@ -74,7 +74,7 @@ def encode_data(
     """
     read = read_weights(path, weights, step)
     config = read.config
-    task = require_glyph_vae(tasks.build(config), read.run.folder)
+    task = require_glyph_vae(tasks.build(config), config, read.run.folder)
     glyphs, skipped = load_glyphs(data, charset or config.data.charset, config.model.max_len)
     for line in skipped.summary():
         report(line)

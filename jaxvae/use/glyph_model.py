@@ -1,7 +1,7 @@
 """A trained glyph VAE on whole glyphs: their posteriors, and outlines from latents."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from jaxvae.data.glyphs import Glyph
 from jaxvae.data.loader import assemble
 from jaxvae.data.plan import Plan
 from jaxvae.errors import UserError
-from jaxvae.nn.gaussian import GaussianPosterior
 from jaxvae.outlines import COORD_LIMIT
 from jaxvae.tasks.glyph_vae import GlyphVAETask, Outlines
 from jaxvae.tasks.task import Task, example_keys
@@ -22,14 +21,21 @@ from jaxvae.train.precision import products
 BATCH_SIZE = 64
 
 
-def require_glyph_vae(task: Task, folder) -> GlyphVAETask:
-    """The task, if it is a glyph VAE.
+class Moments(NamedTuple):
+    """Mean and log-variance of posteriors, [N, Z], in NumPy."""
+
+    mean: np.ndarray
+    logvar: np.ndarray
+
+
+def require_glyph_vae(task: Task, config, folder) -> GlyphVAETask:
+    """The task of a run, if it is a glyph VAE.
 
     Raises:
       UserError: if it is of another system.
     """
     if not isinstance(task, GlyphVAETask):
-        raise UserError(f"{folder} is a run of {type(task).__name__}: this script is for runs of glyph_vae")
+        raise UserError(f"{folder} is a run of {config.task}: this script is for runs of glyph_vae")
     return task
 
 
@@ -43,11 +49,11 @@ class GlyphModel:
 
     def __init__(self, task: GlyphVAETask, variables: dict[str, Any]):
         self.task, self.variables = task, variables
-        self._posterior, self._reconstruct = jax.jit(task.posterior), jax.jit(task.reconstruct)
+        self._moments, self._reconstruct = jax.jit(self._encode), jax.jit(task.reconstruct)
 
-    def posterior(self, glyphs: Sequence[Glyph]) -> GaussianPosterior:
-        """q(z | glyph) of every glyph; arrays [N, Z] of NumPy."""
-        return self._batched(glyphs, lambda batch, rows: self._posterior(self.variables, batch))
+    def posterior(self, glyphs: Sequence[Glyph]) -> Moments:
+        """q(z | glyph) of every glyph."""
+        return self._batched(glyphs, lambda batch, rows: self._moments(self.variables, batch))
 
     def prior(self, glyphs: Sequence[Glyph], seed: int) -> Float[np.ndarray, "N Z"]:
         """A draw from the prior for every glyph."""
@@ -66,6 +72,10 @@ class GlyphModel:
         """
         found = self._batched(glyphs, lambda batch, rows: self._reconstruct(self.variables, batch, latents[rows]))
         return found._replace(coords=np.clip(found.coords, -COORD_LIMIT, COORD_LIMIT))
+
+    def _encode(self, variables, batch) -> Moments:
+        posterior = self.task.posterior(variables, batch)
+        return Moments(posterior.mean, posterior.logvar)
 
     def _batched(self, glyphs: Sequence[Glyph], function: Callable[[dict, jax.Array], Any]) -> Any:
         """function(batch, numbers of its glyphs) over all glyphs, in their order."""

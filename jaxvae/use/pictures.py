@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -13,7 +14,9 @@ from jaxvae.use.frames import UNITS_PER_EM, Frame
 # Side of a cell of a grid, px, and pixels per em of a line of text. Both are drawn at `OVERSAMPLING` times that.
 CELL_PX = 96
 TEXT_PX_PER_EM = 64
-OVERSAMPLING = 3
+OVERSAMPLING = 2
+# Outlines are drawn with a multiple of so many slots.
+SLOTS_STEP = 32
 # A line of text is broken before it becomes wider.
 LINE_PX = 1_600
 MARGIN_PX = 8
@@ -35,8 +38,18 @@ _fill = jax.jit(raster.fill, static_argnames="size")
 
 def ink(outline: Outline, size: int) -> Float[np.ndarray, "size size"]:
     """Share of every pixel of the square [-1, 1]^2 that is covered."""
-    filled = np.asarray(_fill(outline.commands, outline.coords, outline.mask, OVERSAMPLING * size), np.float32)
+    used = int(outline.mask.nonzero()[0].max(initial=-1)) + 1
+    # Few different numbers of slots, as each is a compilation.
+    slots = -(-max(used, 1) // SLOTS_STEP) * SLOTS_STEP
+    arrays = (_resize(array, slots) for array in (outline.commands, outline.coords, outline.mask))
+    filled = np.asarray(_fill(*arrays, size=OVERSAMPLING * size), np.float32)
     return filled.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean((1, 3))
+
+
+def _resize(array: np.ndarray, slots: int) -> jax.Array:
+    """The first slots, zeros behind the last."""
+    array = array[:slots]
+    return jnp.pad(array, [(0, slots - len(array)), *[(0, 0)] * (array.ndim - 1)])
 
 
 def grid(rows: Sequence[Sequence[Outline]]) -> Float[np.ndarray, "height width"]:

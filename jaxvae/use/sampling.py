@@ -66,7 +66,7 @@ def write_samples(opened: OpenRun, request: Request, out: str | Path, command: s
     Raises:
       UserError: if the run is of another system, the data lack what is asked for, or `out` cannot be written.
     """
-    task = require_glyph_vae(opened.parts.task, opened.run.folder)
+    task = require_glyph_vae(opened.parts.task, opened.parts.config, opened.run.folder)
     model = GlyphModel(task, opened.variables)
     draw = {"reconstruction": _reconstruction, "prior": _prior, "interpolation": _interpolation}[request.kind]
     drawn = draw(model, opened.parts.sources, request)
