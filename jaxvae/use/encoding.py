@@ -75,7 +75,8 @@ def encode_data(
     read = read_weights(path, weights, step)
     config = read.config
     task = require_glyph_vae(tasks.build(config), config, read.run.folder)
-    glyphs, skipped = load_glyphs(data, charset or config.data.charset, config.model.max_len)
+    settings = config.model.max_len, config.data.overlaps, config.data.cubic_tolerance_em
+    glyphs, skipped = load_glyphs(data, charset or config.data.charset, *settings)
     for line in skipped.summary():
         report(line)
     arrays = encode(GlyphModel(task, {"params": read.params}), glyphs, [""] * len(glyphs), skipped.names)
