@@ -2,7 +2,7 @@
 
 Everything behind the reader fills by the even-odd rule, as the original does; fonts are filled by the nonzero rule.
 The two differ where contours overlap, or one crosses itself. There skia-pathops gives the union. It is not believed
-blindly: on about one outline in a thousand it loses a piece without a word.
+blindly: on a few outlines in ten thousand it loses a piece without a word.
 """
 
 import math
@@ -18,8 +18,8 @@ from jaxvae.outlines import L, M, Q
 Overlaps = Literal["resolve", "keep"]
 OVERLAPS = ("resolve", "keep")
 
-# Areas that differ by less count as equal, em^2: a hundredth of a pixel of the image. Over 46,699 glyphs of 617 fonts
-# none lay between 2e-7 (rounding) and 9e-5 (a real overlap).
+# Areas that differ by less count as equal, em^2: a hundredth of a pixel of the image. Of 46,397 glyphs of 617 fonts all
+# but five are clear of it: there the areas agree to 2e-7 (rounding), or an overlap is larger than 1e-5.
 AREA_TOLERANCE = 1e-6
 # Points per side at which a union is compared with the outline that it replaces.
 GRID = 64
