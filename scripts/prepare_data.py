@@ -5,6 +5,7 @@
 A kind of data has the options of its own: --helpshort lists them. An interrupted or failed call leaves nothing behind.
 """
 
+import logging
 from pathlib import Path
 
 from absl import flags
@@ -31,6 +32,8 @@ def main(kind: str):
         raise UserError(f"{kind!r} is no kind of data that can be prepared: there is {', '.join(KINDS)}")
     if not _OUT.value:
         raise UserError("--out is missing: name the folder to write")
+    # It warns of dates and lengths in tables that are not read; what matters is named as left out.
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     prepare_glyphs(
         Path(_OUT.value).expanduser(),
         _FONTS.value,

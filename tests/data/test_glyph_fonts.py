@@ -199,7 +199,28 @@ def test_every_face_of_a_collection_is_read(tmp_path):
     collection.fonts = [build(a=ring), build(a=ring, b=ring)]
     collection.save(tmp_path / "Test.ttc")
     glyphs, _ = read_fonts(find_fonts([tmp_path]), "all", 256)
+    assert {glyph.file for glyph in glyphs} == {"Test"}
     assert [glyph.label for glyph in glyphs] == ["Test#0/a U+0061", "Test#1/a U+0061", "Test#1/b U+0062"]
+
+
+@pytest.mark.parametrize(
+    ("names", "family"),
+    [
+        ({"familyName": "Lato Black", "typographicFamily": "Lato"}, "Lato"),
+        ({"familyName": " Lato "}, "Lato"),
+        ({"styleName": "Regular"}, "Test"),  # the file's name
+    ],
+)
+def test_the_family_is_the_typographic_one(tmp_path, names, family):
+    build(names=names, o=ring).save(tmp_path / "Test.ttf")
+    assert read_one(tmp_path / "Test.ttf").family == family
+
+
+def test_a_font_without_names_has_its_files(tmp_path):
+    font = build(o=ring)
+    del font["name"]
+    font.save(tmp_path / "Test.ttf")
+    assert read_one(tmp_path / "Test.ttf").family == "Test"
 
 
 @pytest.mark.parametrize("content", [b"", b"no font at all", b"ttcf\x00\x01", b"\x00\x01\x00\x00" + b"\xff" * 40])

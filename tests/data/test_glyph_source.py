@@ -17,9 +17,12 @@ from jaxvae.data.glyphs import (
     load_glyphs,
     outline_digest,
     split_by_group,
+    split_glyphs,
     split_indices,
     stage_sdf,
 )
+from jaxvae.data.glyphs.split import SPLITS, font_groups
+from jaxvae.data.skipped import Skipped
 from jaxvae.errors import UserError
 from jaxvae.outlines import END, PAD, check_prefix
 
@@ -90,6 +93,72 @@ def test_one_outline_cannot_be_split(glyphs):
         split_by_group([glyphs[0]], 0.1, 0, ["9 glyphs too long", "1 glyph damaged"])
     train, val = split_by_group([glyphs[0]] * 3, 0.0, 0)
     assert train.tolist() == val.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("by", SPLITS)
+@pytest.mark.parametrize("seed", range(8))
+def test_no_outline_is_on_both_sides_of_any_split(glyphs, by, seed):
+    skipped = Skipped()
+    train, val = split_glyphs(glyphs, by, 0.3, seed, skipped)
+    assert len(train) and len(val) and not set(train) & set(val)
+    keys = {"glyph": lambda g: (g.font, g.name), "font": lambda g: g.file, "family": lambda g: g.family}
+    for key in (outline_digest, keys[by]):
+        assert not {key(glyphs[i]) for i in train} & {key(glyphs[i]) for i in val}
+    # Whatever is on neither side is named.
+    left_out = [name for names in skipped.names.values() for name in names]
+    neither = set(range(len(glyphs))) - set(train) - set(val)
+    assert sorted(left_out) == sorted(glyphs[i].label for i in neither)
+    again = split_glyphs(glyphs, by, 0.3, seed, Skipped())
+    assert all((a == b).all() for a, b in zip(again, (train, val), strict=True))
+
+
+def test_the_share_counts_fonts_and_families(glyphs):
+    for by, units, held_out in (("font", 12, 3), ("family", 3, 1)):
+        key = {"font": "file", "family": "family"}[by]
+        _, val = split_glyphs(glyphs, by, 0.3, 0, Skipped())
+        assert len({getattr(g, key) for g in glyphs}) == units
+        assert len({getattr(glyphs[i], key) for i in val}) == held_out
+    assert {g.family for g in glyphs} == {"DejaVu Sans", "DejaVu Sans Mono", "DejaVu Serif"}
+
+
+def test_an_outline_of_training_is_left_out_of_validation(glyphs):
+    letters = glyphs[:6]
+    copies = [dataclasses.replace(g, file="copy", font="copy") for g in letters[:4]]
+    other = [dataclasses.replace(glyphs[9], file="copy", font="copy")]
+    skipped = Skipped()
+    for seed in range(10):
+        skipped = Skipped()
+        train, val = split_glyphs([*letters, *copies, *other], "font", 0.5, seed, skipped)
+        known, unknown = ([0, 1, 2, 3], [4, 5]) if train[0] else ([6, 7, 8, 9], [10])
+        assert val.tolist() == unknown
+        (names,) = skipped.names.values()
+        assert len(names) == len(known)
+        assert "4 glyphs of a font to validate on whose outline is in training too (" in skipped.summary()[0]
+
+
+def test_a_collection_is_one_font_and_joins_its_families(glyphs):
+    def face(file, font, family):
+        return dataclasses.replace(glyphs[0], file=file, font=font, family=family)
+
+    faces = [
+        face("c", "c#0", "A"),
+        face("c", "c#1", "B"),
+        face("b", "b", "B"),
+        face("d", "d", "D"),
+        face("A", "A", "E"),
+    ]
+    assert font_groups(faces, "font").tolist() == [0, 0, 1, 2, 3]
+    assert font_groups(faces, "family").tolist() == [0, 0, 0, 1, 2]
+
+
+def test_fonts_that_cannot_be_split(glyphs):
+    one = [g for g in glyphs if g.file == glyphs[0].file]
+    for by in ("font", "family"):
+        with pytest.raises(UserError, match=rf"data\.split = '{by}', but all .* of one {by} .*data\.split=glyph"):
+            split_glyphs(one, by, 0.1, 0, Skipped())
+    twice = [*one, *(dataclasses.replace(g, file="copy", font="copy") for g in one)]
+    with pytest.raises(UserError, match=r"'font' leaves nothing to validate on.*split_seed.*data\.split=glyph"):
+        split_glyphs(twice, "font", 0.5, 0, Skipped())
 
 
 # The source.

@@ -52,7 +52,7 @@ class FontReading:
     """
 
     path: Path
-    digest: str = ""
+    digest: str
     glyphs: list[Glyph] = field(default_factory=list)
     resolved: int = 0
     listed: set[int] = field(default_factory=set)
@@ -128,25 +128,26 @@ def read_each(paths: Sequence[Path], settings: OutlineSettings, skipped: Skipped
     """
     listed = set()
     for path, name in zip(paths, short_names(paths), strict=True):
-        reading = FontReading(path)
         try:
             content = path.read_bytes()
-            faces = _count_faces(content)
+            count = _count_faces(content)
         # fontTools meets damaged files with whatever the damage leads to: struct, key, assertion errors.
         except Exception as error:
             _refuse(str(path), error, len(paths), skipped)
             continue
-        reading.digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-        for index in range(faces):
-            which = f"#{index}" if faces > 1 else ""
+        faces = []
+        for index in range(count):
+            which = f"#{index}" if count > 1 else ""
             try:
-                face = Face(content, index, name, name + which)
+                faces.append(Face(content, index, name, name + which))
             except Exception as error:
-                _refuse(f"{path}{which}", error, len(paths) * faces, skipped)
-                continue
+                _refuse(f"{path}{which}", error, len(paths) * count, skipped)
+        reading = FontReading(path, hashlib.blake2b(content, digest_size=16).hexdigest())
+        for face in faces:
             _read_face(face, settings, reading, skipped)
         listed |= reading.listed
-        yield reading
+        if faces:
+            yield reading
     settings.charset.report_missing(listed, skipped)
 
 

@@ -80,7 +80,7 @@ def split_glyphs(glyphs: Sequence[Glyph], by: SplitBy, val_fraction: float, seed
     if by == "glyph":
         return split_by_group(glyphs, val_fraction, seed, skipped.summary())
     groups = font_groups(glyphs, by)
-    count = groups.max() + 1
+    count = int(groups.max()) + 1
     if count < 2:
         raise UserError(
             f"config.data.split = {by!r}, but all {len(glyphs)} glyphs are of one {by} ({glyphs[0].file}): name more "
