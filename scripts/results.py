@@ -1,8 +1,10 @@
 """Writes a page of results from finished runs: numbers beside their baselines, shortcomings, pictures.
 
 python scripts/results.py runs/glyph_vae-quickstart --out=docs/results/glyph_vae.md
-python scripts/results.py runs/a,runs/b --out=docs/results/glyph_vae.md
+python scripts/results.py runs/a,runs/b --out=docs/results/glyph_vae.md --about=docs/results/about/glyph_vae.md
 """
+
+from pathlib import Path
 
 from absl import flags
 
@@ -10,6 +12,7 @@ from jaxvae import cli
 from jaxvae.errors import UserError
 
 _OUT = flags.DEFINE_string("out", "", "The page, such as docs/results/<system>.md.")
+_ABOUT = flags.DEFINE_string("about", "", "A Markdown file that goes first: where data are from, what was asked.")
 
 
 def main(runs: str) -> None:
@@ -18,7 +21,11 @@ def main(runs: str) -> None:
         raise UserError("--out is missing: give the page, such as --out=docs/results/glyph_vae.md")
     from jaxvae.train.results import write_results
 
-    print(write_results(runs.split(","), _OUT.value))
+    try:
+        about = Path(_ABOUT.value).read_text(encoding="utf-8") if _ABOUT.value else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--about={_ABOUT.value} cannot be read: {error}") from None
+    print(write_results(runs.split(","), _OUT.value, about))
 
 
 if __name__ == "__main__":

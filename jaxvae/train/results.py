@@ -14,8 +14,11 @@ from jaxvae.train.evaluate_run import OpenRun, open_run
 from jaxvae.train.report import number, table, write_curves
 
 
-def write_results(folders: Sequence[str | Path], page: str | Path) -> Path:
+def write_results(folders: Sequence[str | Path], page: str | Path, about: str = "") -> Path:
     """Writes `page`, a section per run folder, and the runs' newest pictures beside it.
+
+    Args:
+      about: Markdown that goes first.
 
     Raises:
       UserError: if a folder is no run, or one that has not ended (it has no report.json), or two have one name.
@@ -34,10 +37,10 @@ def write_results(folders: Sequence[str | Path], page: str | Path) -> Path:
     write_curves(curves, {name: read_rows(run.metrics_path) for run, name in zip(runs, names, strict=True)})
     sections.append(f"## Curves\n\n![Every metric against the step]({curves.name})")
     introduction = (
-        f"# Results: {page.stem}\n\nWritten by `python scripts/results.py RUN[,RUN...] --out={page}` from finished "
-        "runs, whose commands stand with them. The validation set shares no example with training."
+        f"# Results: {page.stem}\n\nWritten by `python scripts/results.py {','.join(map(str, folders))} "
+        f"--out={page}` from finished runs, whose commands stand with them. The validation set shares no example with training."
     )
-    write_text(page, "\n\n".join([introduction, *sections]) + "\n")
+    write_text(page, "\n\n".join(filter(None, [introduction, about.strip(), *sections])) + "\n")
     return page
 
 
