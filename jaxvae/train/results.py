@@ -38,7 +38,8 @@ def write_results(folders: Sequence[str | Path], page: str | Path, about: str = 
     sections.append(f"## Curves\n\n![Every metric against the step]({curves.name})")
     introduction = (
         f"# Results: {page.stem}\n\nWritten by `python scripts/results.py {','.join(map(str, folders))} "
-        f"--out={page}` from finished runs, whose commands stand with them. The validation set shares no example with training."
+        f"--out={page}` from finished runs, whose commands stand with them. The validation set shares no example with "
+        "training."
     )
     write_text(page, "\n\n".join(filter(None, [introduction, about.strip(), *sections])) + "\n")
     return page
