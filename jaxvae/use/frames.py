@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxvae.data.glyphs import Glyph
-from jaxvae.data.glyphs.fonts import LINE_HEIGHT
+from jaxvae.data.glyphs.faces import LINE_HEIGHT
 from jaxvae.data.glyphs.tokens import coordinate_mask
 from jaxvae.outlines import SMALLEST_SCALE
 
