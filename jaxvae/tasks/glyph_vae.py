@@ -276,7 +276,7 @@ class GlyphVAETask:
         """The training glyph whose image is nearest to that of the example, as it is."""
         train, wanted = sources["train"], sources[split]
         at = nearest([wanted.glyph(i) for i in range(len(wanted))], train.glyphs)
-        length = max(map(len, train.glyphs))
+        length = self.config.model.max_len
 
         def copy(indices) -> Outlines:
             outlines = Outlines(

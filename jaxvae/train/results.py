@@ -30,6 +30,7 @@ def write_results(folders: Sequence[str | Path], page: str | Path, about: str = 
             f"{', '.join(map(str, folders))}: sections are named after folders, which must have other names"
         )
     for run in runs:
+        run.config()
         read_report(run)
     page.parent.mkdir(parents=True, exist_ok=True)
     sections = [_section(run, name, page) for run, name in zip(runs, names, strict=True)]
