@@ -22,12 +22,14 @@ from jaxvae.train.setup import prepare
 from jaxvae.use.conversion import export_weights, import_checkpoint
 
 MODEL = dict(embed=16, zdim=4, heads=2, patch=8, vec_layers=2, enc_xlayers=1, dec_layers=2, max_len=64)
+# With the original's decoder.
+ORIGINAL = MODEL | names.ORIGINAL | {"decoder_image": "full"}
 STEP = 17
 
 
 def random_tensors(**changes):
     """Weights under the original's names."""
-    model = MODEL | {"decoder_image": "full"} | changes
+    model = ORIGINAL | changes
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda s: rng.normal(size=s.shape).astype(np.float32), names.parameter_shapes(model))
     return from_flax(names.table(model), params)
@@ -72,10 +74,10 @@ def test_the_run_is_the_model_of_the_tensors(converted, tensors):
     assert {key: opened.parts.config.model[key] for key in MODEL} == MODEL
     assert "embed 16, zdim 4, patch 8, max_len 64" in said[0] and "heads 2 from --heads" in said[0]
     batch, task = opened.parts.evaluator("val").sample_batch(), opened.parts.task
-    params = jax.tree.map(jnp.asarray, to_flax(names.table(MODEL | {"decoder_image": "full"}), tensors))
+    params = jax.tree.map(jnp.asarray, to_flax(names.table(ORIGINAL), tensors))
     eps = jnp.zeros((len(batch["valid"]), MODEL["zdim"]))
     tokens = tokens_of(batch)
-    _, expected = jax.jit(GlyphVAE(**MODEL).apply)({"params": params}, tokens, batch["sdf"], eps)
+    _, expected = jax.jit(GlyphVAE(**MODEL).apply)({"params": params}, tokens, task.images(batch), eps)
     mean = jax.jit(task.latents, static_argnums=3)(opened.variables, batch, {"eps": eps}, "mean")
     found = jax.jit(task.reconstruct)(opened.variables, batch, mean)
     np.testing.assert_allclose(found.coords, expected.coords, atol=1e-4)
