@@ -19,6 +19,7 @@ CHECKS = PACKAGE / "config.py"
 # any that is not off.
 NEEDS = {
     r"init_from\.(weights|map|allow)": ("init_from.path", ()),
+    r"loss\.image_dropout": ("model.decoder_image", ("dropout",)),
     r"monitors\.(\w+)\.\w+": (r"monitors.\1.metric", ()),
     r"optim\.clip\.(percentile|window)": ("optim.clip.name", ("percentile",)),
     r"optim\.groups\.(\w+)\.\w+": (r"optim.groups.\1.match", ()),
