@@ -231,6 +231,7 @@ def check(config) -> None:
     require(config, "optim.clip.name", c.clip.name == "norm", f"{what} a fixed limit only: norm")
     require(config, "optim.freeze", not c.freeze, f"{what} whole models only: ''")
     require(config, "model.decoder_image", config.model.decoder_image != "dropout", f"{what} full or none only")
+    require(config, "loss.previous_dropout", not config.loss.previous_dropout, f"{what} without it only: 0")
     require(config, "model.coord_head", config.model.coord_head == "shared", f"{what} one head only: shared")
     if c.groups:
         raise UserError(f"config.optim.groups.{next(iter(c.groups))}: {what} one group only")

@@ -38,6 +38,7 @@ def base():
         free_bits_mode="total",  # total: floor of the whole KL | per_dim: of every dimension, as the document's code
         image_dropout=0.5,  # share of examples whose image is hidden in training, for model.decoder_image = dropout
         previous_noise=0.0,  # normalised units, on the arguments that model.decoder_tokens = previous reads
+        previous_dropout=0.0,  # share of the tokens that model.decoder_tokens = previous does not get to read
         class_weights="inverse",  # inverse frequency | inverse_with_absent: absent classes too, as the original | none
         detach_l1_and_kl=False,  # True cuts L1 and KL off from the gradient: the original's fault
     )

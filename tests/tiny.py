@@ -34,6 +34,7 @@ VARIANTS = {
             "model.decoder_tokens": "previous",
             "model.coord_head": "by_command",
             "loss.previous_noise": 0.05,
+            "loss.previous_dropout": 0.3,
             "loss.kl_scale": "token",
         },
     ),

@@ -108,6 +108,8 @@ class GlyphVAETask:
         if self.config.loss.previous_noise:
             # A slot's noise is its own, however many slots there are: random bits are numbered.
             draws["noise"] = each(1, lambda key: jax.random.normal(key, (batch["commands"].shape[1], 4)))
+        if share := self.config.loss.previous_dropout:
+            draws["dropped"] = each(3, lambda key: jax.random.uniform(key, (batch["commands"].shape[1],)) < share)
         if self.model.decoder_image == "dropout":
             draws["hidden"] = each(2, lambda key: jax.random.uniform(key) < self.config.loss.image_dropout)
         return draws
@@ -130,7 +132,13 @@ class GlyphVAETask:
         tokens = tokens_of(batch)
         noise = self.config.loss.previous_noise * draws["noise"] if "noise" in draws else None
         encoding, decoding = self.model.apply(
-            _weights(variables), tokens, self.images(batch), draws["eps"], noise, draws.get("hidden")
+            _weights(variables),
+            tokens,
+            self.images(batch),
+            draws["eps"],
+            noise,
+            draws.get("dropped"),
+            draws.get("hidden"),
         )
         parts = self.loss_parts(variables, batch, encoding.posterior, decoding)
         totals = self.totals_of(parts) if totals is None else totals
@@ -365,6 +373,7 @@ def check(config) -> None:
     require_one_of(config, "model.coord_head", ("shared", "by_command"))
     told = model.decoder_tokens == "previous" and model.decoder_mask == "teacher"
     require(config, "model.decoder_mask", not told, "must be 'free' with config.model.decoder_tokens = 'previous'")
+    require(config, "loss.previous_dropout", 0 <= config.loss.previous_dropout <= 1, "must be from 0 to 1")
     require(config, "loss.image_dropout", 0 <= config.loss.image_dropout <= 1, "must be from 0 to 1")
     require_positive(config, "data.num_buckets")
     side = config.data.image_size

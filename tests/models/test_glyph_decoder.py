@@ -130,6 +130,17 @@ def test_noise_moves_what_is_read_and_nothing_else():
     np.testing.assert_allclose(decode(options, noise=noise).coords, decode(options, given=moved).coords, atol=1e-6)
 
 
+def test_a_token_that_is_dropped_is_not_read():
+    options = FREE[2]
+    given = tokens()
+    moved = given._replace(coords=given.coords.at[:, 2].add(1.0))
+    dropped = jnp.zeros((2, 8), bool).at[:, 2].set(True)
+    a, b = (decode(options, given=each, dropped=dropped) for each in (given, moved))
+    np.testing.assert_allclose(a.coords, b.coords, atol=1e-6)
+    # Its command is still the target's, by which arguments are chosen; without dropping the next slot differs.
+    assert np.abs(a.coords - decode(options, given=given).coords)[:, 3].max() > 1e-4
+
+
 def test_each_kind_of_command_has_its_own_arguments():
     options = FREE[2]
     model, variables = model_and_weights(**options)

@@ -89,6 +89,7 @@ class GlyphVAE(nn.Module):
         mask: Bool[Array, "B L"],
         target: Written | None = None,
         noise: Float[Array, "B L 4"] | None = None,
+        dropped: Bool[Array, "B L"] | None = None,
         hidden: Bool[Array, " B"] | None = None,
     ) -> Decoding:
         """One pass of the decoder over all slots, as in training.
@@ -98,12 +99,16 @@ class GlyphVAE(nn.Module):
             slot, `coord_head` = 'by_command' the command of the slot.
           noise: added to the arguments that `previous` reads, so that it learns to go on from its own mistakes;
             normalised units.
+          dropped: tokens that `previous` does not get to read, so that it does not trust them more than z.
           hidden: examples whose image the decoder does not see, for `decoder_image` = 'dropout'; all when None.
         """
         before = commands = None
         if target is not None:
+            read = target.commands
             coords = target.coords if noise is None else target.coords + noise
-            before, commands = Written(target.commands, coords).shifted(), target.commands
+            if dropped is not None:
+                read = jnp.where(dropped, PAD, read)
+            before, commands = Written(read, coords).shifted(), target.commands
         return self.decoder(z, sdf, mask, before, commands, self._hidden(z, hidden))
 
     def __call__(
@@ -112,12 +117,13 @@ class GlyphVAE(nn.Module):
         sdf: Float[Array, "B H W"],
         eps: Float[Array, "B Z"],
         noise: Float[Array, "B L 4"] | None = None,
+        dropped: Bool[Array, "B L"] | None = None,
         hidden: Bool[Array, " B"] | None = None,
     ) -> tuple[Encoding, Decoding]:
-        """One training pass: encode, sample with `eps`, decode; `noise` and `hidden` are those of `decode`."""
+        """One training pass: encode, sample with `eps`, decode; the others are those of `decode`."""
         encoding = self.encode(tokens, sdf)
         z, target = encoding.posterior.sample(eps), Written(tokens.commands, tokens.coords)
-        return encoding, self.decode(z, sdf, tokens.mask, target, noise, hidden)
+        return encoding, self.decode(z, sdf, tokens.mask, target, noise, dropped, hidden)
 
     def generate(self, z: Float[Array, "B Z"], sdf: Float[Array, "B H W"] | None, mask: Bool[Array, "B L"]) -> Outlines:
         """Outlines from z: the likeliest command of every slot and its arguments.
