@@ -12,6 +12,7 @@ from jaxvae import cli
 from jaxvae.errors import UserError
 
 _OUT = flags.DEFINE_string("out", "", "The page, such as docs/results/<system>.md.")
+_BASELINES = flags.DEFINE_bool("baselines", True, "Whether to compare with baselines, which takes minutes per run.")
 _ABOUT = flags.DEFINE_string("about", "", "A Markdown file that goes first: where data are from, what was asked.")
 
 
@@ -25,7 +26,7 @@ def main(runs: str) -> None:
         about = Path(_ABOUT.value).read_text(encoding="utf-8") if _ABOUT.value else ""
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--about={_ABOUT.value} cannot be read: {error}") from None
-    print(write_results(runs.split(","), _OUT.value, about))
+    print(write_results(runs.split(","), _OUT.value, about, _BASELINES.value))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxvae.errors import UserError
+from jaxvae.health.ablation import LATENT_NAMES
 from jaxvae.run import Run, read_json, read_rows, write_json, write_text
+from jaxvae.tasks import TASKS
 from jaxvae.tasks.task import ComparableTask
 from jaxvae.train.compare import compare, comparison_path, worst
 from jaxvae.train.cost import describe_cost
@@ -14,11 +16,12 @@ from jaxvae.train.evaluate_run import OpenRun, open_run
 from jaxvae.train.report import number, table, write_curves
 
 
-def write_results(folders: Sequence[str | Path], page: str | Path, about: str = "") -> Path:
+def write_results(folders: Sequence[str | Path], page: str | Path, about: str = "", baselines: bool = True) -> Path:
     """Writes `page`, a section per run folder, and the runs' newest pictures beside it.
 
     Args:
       about: Markdown that goes first.
+      baselines: whether runs are compared with the baselines of their task, which takes a model and its data.
 
     Raises:
       UserError: if a folder is no run, or one that has not ended (it has no report.json), or two have one name.
@@ -26,27 +29,43 @@ def write_results(folders: Sequence[str | Path], page: str | Path, about: str = 
     page, runs = Path(page), [Run(folder) for folder in folders]
     names = [run.folder.resolve().name for run in runs]
     if len(set(names)) < len(names):
-        raise UserError(
-            f"{', '.join(map(str, folders))}: sections are named after folders, which must have other names"
-        )
+        listed = ", ".join(map(str, folders))
+        raise UserError(f"{listed}: sections are named after folders, which must have other names")
     for run in runs:
         run.config()
         read_report(run)
     page.parent.mkdir(parents=True, exist_ok=True)
-    sections = [_section(run, name, page) for run, name in zip(runs, names, strict=True)]
+    named = dict(zip(names, runs, strict=True))
+    sections = [_section(run, name, page, baselines) for name, run in named.items()]
+    if len(runs) > 1:
+        sections.insert(0, f"## Side by side\n\n{table(side_by_side(named))}")
     curves = page.with_name(f"{page.stem}-curves.png")
-    write_curves(curves, {name: read_rows(run.metrics_path) for run, name in zip(runs, names, strict=True)})
+    write_curves(curves, {name: read_rows(run.metrics_path) for name, run in named.items()})
     sections.append(f"## Curves\n\n![Every metric against the step]({curves.name})")
+    command = f"python scripts/results.py {','.join(map(str, folders))} --out={page}"
     introduction = (
-        f"# Results: {page.stem}\n\nWritten by `python scripts/results.py {','.join(map(str, folders))} "
-        f"--out={page}` from finished runs, whose commands stand with them. The validation set shares no example with "
-        "training."
+        f"# Results: {page.stem}\n\nWritten by `{command if baselines else command + ' --nobaselines'}` from finished runs, "
+        "whose commands stand with them. The validation set shares no example with training."
     )
     write_text(page, "\n\n".join(filter(None, [introduction, about.strip(), *sections])) + "\n")
     return page
 
 
-def _section(run: Run, name: str, page: Path) -> str:
+def side_by_side(runs: dict[str, Run]) -> list[dict[str, str]]:
+    """A row per metric of the last validation, and one per metric with z of another example; a column per run."""
+    columns = {}
+    for name, run in runs.items():
+        rows = [row for row in read_rows(run.metrics_path) if "val/loss" in row]
+        found = {key.removeprefix("val/"): value for key, value in rows[-1].items() if key.startswith("val/")}
+        other = next((row for row in read_report(run)["latents"] if row["latent"] == LATENT_NAMES["shuffled"]), {})
+        columns[name] = {key: number(value) for key, value in found.items()} | {
+            f"{key}, {LATENT_NAMES['shuffled']}": value for key, value in other.items() if key != "latent"
+        }
+    metrics = dict.fromkeys(key for column in columns.values() for key in column)
+    return [{"validation": key, **{name: column.get(key, "-") for name, column in columns.items()}} for key in metrics]
+
+
+def _section(run: Run, name: str, page: Path, baselines: bool) -> str:
     config, numbers = run.config(), read_report(run)
     rows, data = read_rows(run.metrics_path), read_json(run.folder / "data.json")
     machine, versions = read_json(run.folder / "host.json"), read_json(run.folder / "versions.json")
@@ -61,8 +80,8 @@ def _section(run: Run, name: str, page: Path) -> str:
         f"{examples['train']:,} training and {examples['val']:,} validation examples, {skipped} left out by name.",
         "\n".join(f"* {line}" for line in describe_cost(numbers["cost"], rows)),
     ]
-    opened = open_run(run.folder, report=lambda line: None)
-    if isinstance(opened.parts.task, ComparableTask):
+    opened = open_run(run.folder, report=lambda line: None) if baselines else None
+    if opened and isinstance(opened.parts.task, ComparableTask):
         parts += _comparison(opened)
     elif numbers["latents"]:
         parts.append(table(numbers["latents"]))
@@ -72,7 +91,7 @@ def _section(run: Run, name: str, page: Path) -> str:
         kind = picture.stem.rsplit("-", 1)[0]
         copy = page.with_name(f"{page.stem}-{name}-{kind}.png")
         shutil.copyfile(picture, copy)
-        parts.append(f"![{opened.parts.task.captions.get(kind, kind)}]({copy.name})")
+        parts.append(f"![{TASKS[config.task].captions.get(kind, kind)}]({copy.name})")
     return "\n\n".join(parts)
 
 

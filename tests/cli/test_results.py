@@ -1,12 +1,14 @@
 """scripts/results.py: a page from finished runs."""
 
 import json
+import shutil
 
 import pytest
 from tiny import ROOT, tiny_config
 
+from jaxvae.errors import UserError
 from jaxvae.train.loop import train
-from jaxvae.train.results import metrics, shortcomings
+from jaxvae.train.results import metrics, shortcomings, write_results
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,20 @@ def test_a_page_holds_commands_baselines_shortcomings_and_pictures(run, run_pyth
     assert all(f"]({name})" in text for name in pictures)
     newest = sorted((run / "samples").glob("*.png"))[-1]
     assert pictures["glyph_vae-tiny-reconstruction.png"].read_bytes() == newest.read_bytes()
+
+
+def test_runs_stand_side_by_side(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again, ignore=shutil.ignore_patterns("comparison-*"))
+    text = write_results([run, again], tmp_path / "page.md", "Some words.", baselines=False).read_text()
+    latents = json.loads((run / "report.json").read_text())["latents"]
+    iou = {row["latent"]: row["iou"] for row in latents}
+    assert f"| iou | {iou['z = posterior mean']} | {iou['z = posterior mean']} |" in text
+    assert f"| iou, z of another example | {iou['z of another example']} |" in text
+    assert text.index("Some words.") < text.index("## Side by side") < text.index("## tiny") < text.index("## again")
+    assert not list(again.glob("comparison*"))
+    with pytest.raises(UserError, match="must have other names"):
+        write_results([run, run], tmp_path / "page.md")
 
 
 def test_what_is_no_finished_run_is_refused(run_python, run, tmp_path):
