@@ -2,10 +2,12 @@
 
 import functools
 import math
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from jaxvae.config import flatten
 from jaxvae.health.ablation import LATENT_NAMES, UNTRAINED, latent_scores
@@ -16,6 +18,8 @@ from jaxvae.train.cost import describe_cost, measure_cost
 from jaxvae.train.distributed import is_first
 from jaxvae.train.precision import products
 
+# Of the picture of curves.
+COLORS = 64
 # How a split is drawn: the same in every plot, also where the other is missing.
 CURVES = {"train": {"lw": 1}, "val": {"lw": 1, "marker": "o", "ms": 3}}
 
@@ -131,7 +135,10 @@ def write_curves(path: Path, runs: dict[str, list[dict]]) -> None:
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         axes.set_xlabel("step", fontsize=7)
-    figure.savefig(path, dpi=100)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=100)
+    # A few colours are enough for lines and letters, and make the file several times smaller.
+    Image.open(drawn).convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 
 def table(rows: list[dict[str, str]]) -> str:

@@ -43,8 +43,9 @@ def write_results(folders: Sequence[str | Path], page: str | Path, about: str = 
     write_curves(curves, {name: read_rows(run.metrics_path) for name, run in named.items()})
     sections.append(f"## Curves\n\n![Every metric against the step]({curves.name})")
     command = f"python scripts/results.py {','.join(map(str, folders))} --out={page}"
+    command += "" if baselines else " --nobaselines"
     introduction = (
-        f"# Results: {page.stem}\n\nWritten by `{command if baselines else command + ' --nobaselines'}` from finished runs, "
+        f"# Results: {page.stem}\n\nWritten by `{command}` from finished runs, "
         "whose commands stand with them. The validation set shares no example with training."
     )
     write_text(page, "\n\n".join(filter(None, [introduction, about.strip(), *sections])) + "\n")
