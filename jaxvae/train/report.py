@@ -18,10 +18,8 @@ from jaxvae.train.cost import describe_cost, measure_cost
 from jaxvae.train.distributed import is_first
 from jaxvae.train.precision import products
 
-# Of the picture of curves.
-COLORS = 64
 # How a split is drawn: the same in every plot, also where the other is missing.
-CURVES = {"train": {"lw": 1}, "val": {"lw": 1, "marker": "o", "ms": 3}}
+CURVES = {"train": {"lw": 1}, "val": {"lw": 1, "ls": "--", "marker": "o", "ms": 3}}
 
 
 def write_report(setup) -> Path:
@@ -121,24 +119,26 @@ def write_curves(path: Path, runs: dict[str, list[dict]]) -> None:
     figure = Figure(figsize=(4 * columns, 2.6 * max(lines, 1)), layout="constrained")
     FigureCanvasAgg(figure)
     curves = [(run, split) for run in runs for split in CURVES]
+    drawn = {}
     for i, name in enumerate(names):
         axes = figure.add_subplot(lines, columns, i + 1)
         axes.set_title(name, fontsize=9)
-        for color, (run, split) in enumerate(curves):
-            metric = f"{split}/{name}"
-            points = [(row["step"], row[metric]) for row in runs[run] if row.get(metric) is not None]
+        for number, (run, split) in enumerate(curves):
+            points = [(row["step"], value) for row in runs[run] if (value := row.get(f"{split}/{name}")) is not None]
             if points:
+                # Runs differ by colour where there are several, and splits where there is one.
+                color = f"C{number // len(CURVES) if len(runs) > 1 else number}"
                 label = " ".join(filter(None, (run, split)))
-                axes.plot(*zip(*points, strict=True), label=label, color=f"C{color}", **CURVES[split])
-        if axes.lines:
-            axes.legend(fontsize=7)
+                (drawn[label],) = axes.plot(*zip(*points, strict=True), color=color, **CURVES[split])
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
         axes.set_xlabel("step", fontsize=7)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=100)
-    # A few colours are enough for lines and letters, and make the file several times smaller.
-    Image.open(drawn).convert("RGB").quantize(COLORS).save(path, optimize=True)
+    if drawn:
+        figure.legend(drawn.values(), drawn.keys(), loc="outside upper center", ncols=columns, fontsize=8)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=80)
+    # 256 colours are enough for lines and letters, and make the file several times smaller.
+    Image.open(picture).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def table(rows: list[dict[str, str]]) -> str:
