@@ -301,6 +301,13 @@ def test_another_example_has_another_latent(name):
     assert any(jax.tree.leaves(differ)), "the latents of another batch change nothing at all"
 
 
+@pytest.fixture
+def in_full(name, request):
+    """For tests that take a minute: with --slow alone they are made of other forms of a task too."""
+    if name in VARIANTS and not request.config.getoption("slow"):
+        pytest.skip("slow for a variant: runs with --slow (bash scripts/test.sh --all)")
+
+
 CONSTANT = {"optim__schedule__name": "constant", "train__log_every": 2, "train__save_every": 3}
 
 
@@ -318,6 +325,7 @@ def straight(tmp_path_factory):
     return make
 
 
+@pytest.mark.usefixtures("in_full")
 def test_a_run_continues_bit_for_bit(name, straight, tmp_path):
     def rows(run):
         """Without times, and without the evaluation that only the last step of the shorter run had."""
@@ -332,11 +340,13 @@ def test_a_run_continues_bit_for_bit(name, straight, tmp_path):
     assert list((whole.folder / "samples").glob("*.png"))
 
 
+@pytest.mark.usefixtures("in_full")
 def test_no_key_is_dead(name, straight):
     _, config, found = straight(name)
     assert not dead(config, found)
 
 
+@pytest.mark.usefixtures("in_full")
 def test_four_devices_equal_one(name, run_python):
     code = """
 import sys; sys.path.insert(0, "tests")
