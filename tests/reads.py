@@ -19,7 +19,6 @@ CHECKS = PACKAGE / "config.py"
 # any that is not off.
 NEEDS = {
     r"init_from\.(weights|map|allow)": ("init_from.path", ()),
-    r"loss\.image_dropout": ("model.decoder_image", ("dropout",)),
     r"monitors\.(\w+)\.\w+": (r"monitors.\1.metric", ()),
     r"optim\.clip\.(percentile|window)": ("optim.clip.name", ("percentile",)),
     r"optim\.groups\.(\w+)\.\w+": (r"optim.groups.\1.match", ()),
@@ -32,6 +31,8 @@ NEEDS = {
     r"precision\.loss_scale\.\w+": ("precision.compute", ("float16",)),
     r"train\.best_metric": ("train.keep_best", ()),
 }
+# The same for keys of tasks.
+NEEDS_OF_TASKS = {r"loss\.image_dropout": ("model.decoder_image", ("dropout",))}
 
 
 @contextlib.contextmanager
@@ -62,7 +63,7 @@ def dead(config: ConfigDict, found: set[str]) -> set[str]:
 
 
 def _off(config: ConfigDict, key: str) -> bool:
-    for pattern, (other, values) in NEEDS.items():
+    for pattern, (other, values) in (NEEDS | NEEDS_OF_TASKS).items():
         if match := re.fullmatch(pattern, key):
             value = config[match.expand(other)]
             return value not in values if values else not value

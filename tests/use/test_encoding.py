@@ -50,7 +50,7 @@ def test_other_data_are_encoded_without_those_of_the_run(encoded, glyph_run, tmp
     for path in fonts:
         (tmp_path / "fonts" / path.name).symlink_to(path)
     # The run's own data, the embedded fonts, must not be read.
-    monkeypatch.setattr("jaxvae.data.glyphs.source.embedded_fonts", lambda: pytest.fail("the run's data were read"))
+    monkeypatch.setattr("jaxvae.data.glyphs.load.embedded_fonts", lambda: pytest.fail("the run's data were read"))
     found = encode_data(glyph_run, str(tmp_path / "fonts"), "U+0020,U+0041-0043", "", None, quiet)
     a, b = found.arrays, encoded.arrays
     assert [(f, g) for f, g in zip(a["font"], a["glyph"], strict=True)] == [
